@@ -1,0 +1,1 @@
+"""Programs that measure coredeno beside bare floors, on the same machine in the same minute."""

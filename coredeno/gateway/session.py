@@ -1,0 +1,278 @@
+"""One Session: batches of a sidecar's requests in, batches of answers out. Knows nothing of gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from coredeno.errors import CoreDenoError, LimitExceeded, PluginTimeout, ProtocolError, UsageError
+from coredeno.gateway.gate import Gate, internal_error
+from coredeno.interfaces import Clock, Timer
+from coredeno.services.method import SIDECAR, Caller
+from coredeno.wire import codec, codes
+from coredeno.wire.codec import SessionMessage
+from coredeno.wire.typed import TypedDecoder
+from coredeno.wire.values import BytesEntry, Outgoing, encode
+
+# main may have sent requests before it learnt that earlier ones were answered; it is never further ahead.
+_SLACK = 64
+# As many answers leave at once, without waiting for the end of the loop's turn.
+_ENOUGH = 16
+_CANCELLED = codes.ROWS["Cancelled"].code
+
+
+class _Result(msgspec.Struct, omit_defaults=True, tag_field="jsonrpc", tag="2.0"):
+    id: int
+    result: Any
+    bytes: list[BytesEntry] | None = None
+
+
+class _Failure(msgspec.Struct, tag_field="jsonrpc", tag="2.0"):
+    id: int
+    error: codes.WireError
+
+
+class _CancelParams(msgspec.Struct, forbid_unknown_fields=True):
+    id: int
+
+
+class SessionPeer(Protocol):
+    """Whose Session it is: it knows its modules, and who must hear that it broke the rules."""
+
+    name: str
+    modules: dict[str, Caller]
+    on_broken: Callable[[ProtocolError], None]
+
+    def caller(self, module: str | None) -> Caller:
+        """Who asks, given the module that a frame names."""
+        ...
+
+
+class Session:
+    """Serves one sidecar's requests: a task a request, and one batch for all answers of a loop turn."""
+
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        peer: SessionPeer,
+        send: Callable[[bytes, Sequence[bytes]], None],
+        clock: Clock,
+        message_bytes: int,
+        requests_in_flight: int,
+    ) -> None:
+        self._gate = gate
+        self._peer = peer
+        self._send = send
+        self._clock = clock
+        self._message_bytes = message_bytes
+        self._requests_in_flight = requests_in_flight
+        self._loop = asyncio.get_running_loop()
+        self._tasks: dict[int, tuple[asyncio.Task[None], str]] = {}
+        self._expired: set[int] = set()
+        self._notifications: set[asyncio.Task[None]] = set()
+        self._answers: list[tuple[bytes, Sequence[bytes]]] = []
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._closed = False
+
+    def receive(self, messages: bytes, attachments: Sequence[bytes]) -> None:
+        """Take one batch; each request becomes a task. One that breaks the rules ends the Session."""
+        if self._closed:
+            return
+        try:
+            self._take(codec.decode_batch(messages), attachments)
+        except ProtocolError as error:
+            self._break(error)
+
+    def pause(self) -> None:
+        """The peer does not take its answers: begin no further requests."""
+        self._writable.clear()
+
+    def resume(self) -> None:
+        """The peer takes its answers again."""
+        self._writable.set()
+
+    def cancel_module(self, code: str) -> None:
+        """Cancel all that is under way for a module."""
+        for task, module in list(self._tasks.values()):
+            if module == code:
+                task.cancel()
+
+    def close(self) -> None:
+        """End the Session: cancel all that is under way, send nothing more. Harmless twice."""
+        self._closed = True
+        self._answers.clear()
+        for task, _module in list(self._tasks.values()):
+            task.cancel()
+        for note in list(self._notifications):
+            note.cancel()
+
+    def _break(self, error: ProtocolError) -> None:
+        self.close()
+        self._peer.on_broken(error)
+
+    def _take(self, messages: list[SessionMessage], attachments: Sequence[bytes]) -> None:
+        taken = 0
+        for message in messages:
+            own: Sequence[bytes] = ()
+            if message.bytes:
+                own = attachments[taken : taken + len(message.bytes)]
+                taken += len(message.bytes)
+                if [len(data) for data in own] != [entry.len for entry in message.bytes]:
+                    raise ProtocolError(
+                        f"{self._peer.name}: a batch whose attachments are not those it names"
+                    )
+            self._dispatch(message, own)
+        if taken != len(attachments):
+            raise ProtocolError(f"{self._peer.name}: a batch with attachments that no message names")
+
+    def _dispatch(self, message: SessionMessage, attachments: Sequence[bytes]) -> None:
+        if message.id is None:
+            self._notice(message)
+            return
+        if message.id in self._tasks or message.id < 0:
+            raise ProtocolError(f"{self._peer.name}: a request with an id that is in use")
+        if len(self._tasks) >= (self._requests_in_flight + _SLACK) * max(1, len(self._peer.modules)):
+            raise ProtocolError(f"{self._peer.name}: more requests in flight than it may have")
+        try:
+            caller = self._caller(message)
+        except ProtocolError:
+            raise
+        except CoreDenoError as error:
+            self._fail(message.id, error)
+            return
+        task = self._loop.create_task(self._serve(caller, message, attachments))
+        self._tasks[message.id] = (task, caller.code)
+
+    def _caller(self, message: SessionMessage) -> Caller:
+        method = self._gate.methods.get(message.method)
+        if message.module is None and method is not None and method.for_sidecar:
+            return SIDECAR
+        caller = self._peer.caller(message.module)
+        if message.deadline_ms is None and message.trace is None:
+            return caller
+        deadline_s = None if message.deadline_ms is None else message.deadline_ms / 1000
+        return msgspec.structs.replace(caller, deadline_s=deadline_s, trace=message.trace)
+
+    def _notice(self, message: SessionMessage) -> None:
+        if message.method == "cancel":
+            try:
+                wanted = msgspec.json.decode(message.params, type=_CancelParams).id
+            except msgspec.MsgspecError as error:
+                raise ProtocolError(f"{self._peer.name}: cancel: {error}") from None
+            task, _module = self._tasks.get(wanted, (None, ""))
+            if task is not None:
+                task.cancel()
+            return
+        if message.method != "log.write" or message.bytes:
+            raise ProtocolError(f"{self._peer.name}: {message.method[:80]!r} as a notification")
+        try:
+            caller = self._caller(message)
+        except ProtocolError:
+            raise
+        except CoreDenoError:
+            return  # a last word of a module that has just been unloaded
+        note = self._loop.create_task(self._log(caller, message))
+        self._notifications.add(note)
+        note.add_done_callback(self._notifications.discard)
+
+    async def _log(self, caller: Caller, message: SessionMessage) -> None:
+        try:
+            await self._gate.run(caller, message.method, _reader(message, ()))
+        except CoreDenoError as error:
+            self._break(ProtocolError(f"{self._peer.name}: {error}"))
+
+    async def _serve(self, caller: Caller, message: SessionMessage, attachments: Sequence[bytes]) -> None:
+        assert message.id is not None
+        timer: Timer | None = None
+        try:
+            if not self._writable.is_set():
+                await self._writable.wait()
+            if caller.deadline_s is not None:
+                # One timer is a third of what asyncio.timeout costs, on the hottest path of all.
+                timer = self._clock.call_later(caller.deadline_s, lambda: self._expire(message))
+            result = await self._gate.run(caller, message.method, _reader(message, attachments))
+            self._succeed(message.id, message.method, result)
+        except ProtocolError as error:
+            self._break(error)
+        except CoreDenoError as error:
+            self._fail(message.id, error)
+        except asyncio.CancelledError:
+            # Nobody cancels this task but the Session: it is too late, the module no longer waits, or it is gone.
+            self._cancelled(message.id, caller)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._expired.discard(message.id)
+            self._tasks.pop(message.id, None)
+
+    def _expire(self, message: SessionMessage) -> None:
+        task, _module = self._tasks.get(message.id or 0, (None, ""))
+        if task is not None:
+            self._expired.add(message.id or 0)
+            task.cancel()
+
+    def _cancelled(self, request_id: int, caller: Caller) -> None:
+        if request_id in self._expired:
+            what = "a request made inside it"
+            self._fail(
+                request_id, PluginTimeout(module=caller.code, what=what, timeout_s=caller.deadline_s or 0)
+            )
+        else:
+            self._put(
+                encode(_Failure(request_id, codes.WireError(_CANCELLED, "cancelled")), what="answer"), ()
+            )
+
+    def _succeed(self, request_id: int, method: str, result: Any) -> None:
+        try:
+            value = Outgoing(result, ("result",))
+            answer = encode(_Result(request_id, value.plain, value.entries or None), what=method)
+        except UsageError as error:  # the service gave something that no plugin can take
+            raise internal_error(f"the result of {method}", error) from error
+        size = len(answer) + sum(map(len, value.attachments))
+        if size > self._message_bytes:
+            raise LimitExceeded(f"{method}: an answer of {size} bytes, wanted at most {self._message_bytes}")
+        self._put(answer, value.attachments)
+
+    def _fail(self, request_id: int, error: CoreDenoError) -> None:
+        try:
+            answer = encode(_Failure(request_id, codes.to_wire(error)), what="answer")
+        except (UsageError, TypeError):  # a service of the app put something odd into its error
+            answer = encode(
+                _Failure(request_id, codes.WireError(codes.to_wire(error).code, "failed")), what="answer"
+            )
+        self._put(answer, ())
+
+    def _put(self, answer: bytes, attachments: Sequence[bytes]) -> None:
+        if self._closed:
+            return
+        if not self._answers:
+            self._loop.call_soon(self._flush)
+        self._answers.append((answer, attachments))
+        if len(self._answers) >= _ENOUGH:
+            self._flush()
+
+    def _flush(self) -> None:
+        answers, self._answers = self._answers, []
+        batch: list[bytes] = []
+        beside: list[bytes] = []
+        size = 0
+        for answer, attachments in answers:
+            more = len(answer) + sum(map(len, attachments)) if attachments else len(answer)
+            if batch and size + more > self._message_bytes:
+                self._send(codec.encode_batch(batch), beside)
+                batch, beside, size = [], [], 0
+            batch.append(answer)
+            beside.extend(attachments)
+            size += more
+        if batch:
+            self._send(codec.encode_batch(batch), beside)
+
+
+def _reader(message: SessionMessage, attachments: Sequence[bytes]) -> Callable[[TypedDecoder], Any]:
+    return lambda decoder: decoder.decode(message.params, message.bytes, attachments, "params")

@@ -1,0 +1,254 @@
+"""The handle on one module: one running instance of a plugin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from coredeno.clock import deadline
+from coredeno.config import Limits
+from coredeno.errors import (
+    CoreDenoError,
+    InvalidResult,
+    PluginCrashed,
+    PluginError,
+    PluginTimeout,
+    SidecarError,
+    UsageError,
+)
+from coredeno.interfaces import Clock
+from coredeno.manifest import Manifest
+from coredeno.permissions import Grants
+from coredeno.sidecar.rpc import Reply, RpcClient
+from coredeno.wire.codes import from_wire
+from coredeno.wire.typed import TypedDecoder, decoder_for
+from coredeno.wire.values import Outgoing
+
+T = TypeVar("T")
+
+
+class ModuleState(Enum):
+    """Where a module is in its life."""
+
+    LOADING = "LOADING"
+    RUNNING = "RUNNING"
+    STOPPED = "STOPPED"
+    ERRORED = "ERRORED"
+
+
+class _CallParams(msgspec.Struct, omit_defaults=True):
+    code: str
+    function: str
+    args: Any
+    deadline_ms: float
+    trace: str | None = None
+
+
+class Module:
+    """A plugin that was loaded: call its functions, look at its state, unload it. Made by `PluginHost.load…`.
+
+    Attributes:
+        manifest: the plugin's manifest.
+        grants: what the module may do.
+        limits: its bounds.
+        exports: the names of the functions that can be called, sorted; empty until it is RUNNING.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        grants: Grants,
+        *,
+        limits: Limits,
+        clock: Clock,
+        unload: Callable[[Module], Awaitable[None]],
+    ) -> None:
+        """A module that is LOADING; the host does the rest."""
+        self.manifest = manifest
+        self.grants = grants
+        self.exports: frozenset[str] = frozenset()
+        self.limits = limits
+        self._clock = clock
+        self._unload = unload
+        self._state = ModuleState.LOADING
+        self._error: CoreDenoError | None = None
+        self._rpc: RpcClient | None = None
+        self._slots = asyncio.Semaphore(limits.calls_in_flight)
+
+    def __repr__(self) -> str:
+        return f"<Module {self.code} {self.version} {self._state.value}>"
+
+    @property
+    def code(self) -> str:
+        """The plugin's code, by which the host knows the module."""
+        return self.manifest.code
+
+    @property
+    def version(self) -> str:
+        """The plugin's version."""
+        return self.manifest.version
+
+    @property
+    def state(self) -> ModuleState:
+        """LOADING, then RUNNING, then STOPPED or ERRORED."""
+        return self._state
+
+    @property
+    def error(self) -> CoreDenoError | None:
+        """Why it is ERRORED, else None."""
+        return self._error
+
+    @overload
+    async def call(
+        self,
+        function: str,
+        /,
+        *args: Any,
+        returns: type[T],
+        timeout_s: float | None = None,
+        trace: str | None = None,
+    ) -> T: ...
+    @overload
+    async def call(
+        self,
+        function: str,
+        /,
+        *args: Any,
+        returns: Any = Any,
+        timeout_s: float | None = None,
+        trace: str | None = None,
+    ) -> Any: ...
+    async def call(
+        self,
+        function: str,
+        /,
+        *args: Any,
+        returns: Any = Any,
+        timeout_s: float | None = None,
+        trace: str | None = None,
+    ) -> Any:
+        """Call a function that the plugin exports, and give what it returns.
+
+        Many calls may be under way at once; they end in any order. Those over `Limits.calls_in_flight` wait
+        here, within their deadline. A cancelled call is cancelled in the plugin too (`core.call.signal`).
+
+        Args:
+            function: its name, one of `exports`.
+            args: what it gets, exactly: what JSON can carry, bytes, and what msgspec can write.
+            returns: the type that the result must have, by msgspec's rules; `Any` takes what comes.
+            timeout_s: the deadline, in seconds from now; None means `Limits.call_timeout_s`.
+            trace: a text that the plugin finds in `core.call.trace`, and the app's services in `Context.trace`.
+
+        Raises:
+            UsageError: the module is not RUNNING, exports no such function, or an argument cannot cross.
+            MessageTooLarge: the arguments are larger than `Limits.message_bytes`.
+            PluginRaised: the function threw, or returned what cannot cross.
+            InvalidResult: what it returned is not of the type `returns`.
+            PluginTimeout: the deadline passed.
+            PluginCrashed: the module went down, before or meanwhile.
+        """
+        rpc = self._ready_for(function)
+        decoder = decoder_for(returns)
+        value = Outgoing(args, ("params", "args"), depth=-1)
+        limit_s = self.limits.call_timeout_s if timeout_s is None else timeout_s
+        started = self._clock.now()
+        try:
+            left_s = limit_s
+            if self._slots.locked():
+                async with deadline(self._clock, limit_s):
+                    await self._slots.acquire()
+                left_s -= self._clock.now() - started
+            else:
+                await self._slots.acquire()  # does not wait
+            reply = await rpc.request(
+                "Call",
+                _CallParams(self.code, function, value.plain, max(left_s * 1000, 0), trace),
+                entries=value.entries or None,
+                attachments=value.attachments,
+                timeout_s=left_s,
+                on_settled=self._slots.release,
+            )
+        except PluginError:
+            raise
+        except TimeoutError:
+            raise PluginTimeout(module=self.code, what=function, timeout_s=limit_s) from None
+        except SidecarError as error:
+            raise PluginCrashed(module=self.code, reason=f"{function}: {error}") from error
+        return self._result(reply, decoder, function, limit_s)
+
+    async def status(self) -> str:
+        """What its sidecar says of it: `UNKNOWN`, `LOADING`, `RUNNING`, `STOPPED` or `ERRORED`.
+
+        Raises:
+            UsageError: the module has no sidecar (any more).
+            PluginTimeout: the sidecar did not answer within `Limits.call_timeout_s`.
+            PluginCrashed: it ended meanwhile.
+        """
+        if self._rpc is None:
+            raise UsageError(
+                f"status: module {self.code!r} is {self._state.value}, wanted one that has a sidecar"
+            )
+        limit_s = self.limits.call_timeout_s
+        try:
+            reply = await self._rpc.request("ModuleStatus", {"code": self.code}, timeout_s=limit_s)
+        except TimeoutError:
+            raise PluginTimeout(module=self.code, what="status", timeout_s=limit_s) from None
+        except SidecarError as error:
+            raise PluginCrashed(module=self.code, reason=f"status: {error}") from error
+        answer = self._result(reply, decoder_for(dict[str, str]), "status", limit_s)
+        return str(answer.get("status", ""))
+
+    async def unload(self) -> None:
+        """Stop it: `dispose` runs within `Limits.unload_grace_s`, then it is ended, and `host.modules` has it no more.
+
+        Works in every state, and twice. Calls that are under way raise `PluginCrashed`. If cancelled, it is
+        unloaded all the same.
+        """
+        await self._unload(self)
+
+    # --- for the host
+
+    def set_running(self, rpc: RpcClient, exports: frozenset[str]) -> None:
+        """`init` has returned."""
+        self._rpc = rpc
+        self.exports = exports
+        self._state = ModuleState.RUNNING
+
+    def set_stopped(self) -> None:
+        """It was unloaded."""
+        self._rpc = None
+        self._state = ModuleState.STOPPED
+
+    def set_errored(self, error: CoreDenoError) -> None:
+        """It could not be loaded, or went down."""
+        self._rpc = None
+        self._error = error
+        self._state = ModuleState.ERRORED
+
+    def _ready_for(self, function: str) -> RpcClient:
+        if self._state is ModuleState.ERRORED:
+            raise PluginCrashed(
+                module=self.code, reason=f"{function}: it is down: {self._error}"
+            ) from self._error
+        if self._rpc is None:
+            raise UsageError(f"call: module {self.code!r} is {self._state.value}, wanted RUNNING")
+        if function not in self.exports:
+            known = ", ".join(sorted(self.exports)) or "nothing"
+            raise UsageError(
+                f"call: module {self.code!r} exports no function {function!r}; it exports {known}"
+            )
+        return self._rpc
+
+    def _result(self, reply: Reply, decoder: TypedDecoder, function: str, limit_s: float) -> Any:
+        if reply.error is not None:
+            raise from_wire(reply.error, module=self.code, timeout_s=limit_s)
+        try:
+            return reply.result(decoder)
+        except msgspec.ValidationError as error:
+            raise InvalidResult(
+                f"{self.code}: {function}: returned something else than wanted: {error}"
+            ) from None

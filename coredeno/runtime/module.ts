@@ -1,0 +1,330 @@
+/** One module, as main sees it: its state, what it was asked, what it asked. Nothing that its Worker says is believed. */
+
+import type { Limits } from "./boot.ts";
+import {
+  type Attachments,
+  type LoadOrder,
+  LOG_CREDIT,
+  LOG_LEVELS,
+  type LogLevel,
+  REQUEST_BYTES_FACTOR,
+} from "./channel.ts";
+import { Fault, text, texts, whole } from "./check.ts";
+import { refusal, type WireError, wireError } from "./errors.ts";
+import { errorText, notificationText, requestText, resultText } from "./jsonrpc.ts";
+import type { Link, LinkOwner } from "./link.ts";
+import { readThrown } from "./thrown.ts";
+import { isOver, readSlots, render, type Slot } from "./values.ts";
+
+export type ModuleState = "LOADING" | "RUNNING" | "STOPPED" | "ERRORED";
+
+/** What a module needs of the two wires. */
+export interface Wires {
+  readonly limits: Limits;
+  /** Send a message on the JSON-RPC wire. */
+  toHost(text: string, buffers?: readonly ArrayBuffer[]): void;
+  /** Send a message on the Session. */
+  toSession(text: string, buffers?: readonly ArrayBuffer[]): void;
+  /** The Session does not keep up. When it does again, it tells each module: `releaseLogs`. */
+  readonly isCongested: boolean;
+  /** A new id on the Session, whose answer goes to `module` as the answer to its `id`. */
+  register(module: Module, id: number): number;
+  /** Nobody waits for that id any more. */
+  forget(sessionId: number): void;
+}
+
+interface CallRecord {
+  /** Milliseconds of the epoch. */
+  readonly deadline: number | undefined;
+  readonly trace: string | undefined;
+}
+
+interface Asked {
+  readonly sessionId: number;
+  readonly size: number;
+}
+
+// What `setTimeout` takes.
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+// Acknowledging each log record would cost more than sending it.
+const LOGS_AT_ONCE = LOG_CREDIT / 8;
+// Around the params of a request: ids, the module's code, a trace. A batch has 64 KiB of room for it.
+const REQUEST_OVERHEAD = 32_768;
+
+export class Module implements LinkOwner {
+  state: ModuleState = "LOADING";
+  readonly #calls = new Map<number, CallRecord>();
+  readonly #asked = new Map<number, Asked>();
+  #askedBytes = 0;
+  #logs = 0; // records that the Worker has not been told of
+  #load: { id: number; started: number; timer: ReturnType<typeof setTimeout> | undefined } | null = null;
+  #unload: PromiseWithResolvers<boolean> | null = null;
+
+  constructor(readonly code: string, readonly link: Link, readonly wires: Wires) {}
+
+  get inflight(): number {
+    return this.#calls.size;
+  }
+
+  /** Whether its Worker may still speak: while it loads, runs, or is being unloaded. */
+  get isAlive(): boolean {
+    return !this.link.isOver;
+  }
+
+  /** Whether the host waits for anything from it. */
+  get isAwaited(): boolean {
+    return this.#calls.size > 0 || this.#load !== null;
+  }
+
+  /** Begin to load; the answer to the request `order.id` follows by itself. */
+  load(order: LoadOrder, deadline_ms: number | undefined): void {
+    const timer = deadline_ms === undefined ? undefined : setTimeout(() => {
+      const message = `${this.code}: load: not done after ${Math.round(deadline_ms)} ms`;
+      this.#loadFailed(wireError("PluginTimeout", message));
+    }, Math.min(deadline_ms, LONGEST_TIMER_MS));
+    this.#load = { id: order.id, started: performance.now(), timer };
+    this.link.attach(this);
+    this.link.outbox.put(`["load",${render(order)}]`);
+  }
+
+  /** Pass a call on, as the line that it came in. */
+  call(id: number, line: string, buffers: readonly ArrayBuffer[], record: CallRecord, arrived: number): void {
+    if (this.#calls.size >= this.wires.limits.calls_in_flight) {
+      throw refusal("LimitExceeded", `${this.code}: ${this.#calls.size} calls in flight already`);
+    }
+    this.#calls.set(id, record);
+    this.link.outbox.put(`["call",${arrived},${line}]`, buffers);
+  }
+
+  /** Cancel a call, or the load; false if it is none of this module. */
+  abort(id: number): boolean {
+    if (!this.#calls.has(id) && this.#load?.id !== id) return false;
+    this.link.outbox.put(`["abort",${id}]`);
+    return true;
+  }
+
+  /** Give the host's answer to the Worker. `answer` is JSON, an object with `result` or `error`. */
+  answered(id: number, answer: string, slots: readonly Slot[], buffers: readonly ArrayBuffer[]): void {
+    this.#settle(id);
+    this.link.outbox.put(`["answer",${id},${answer},${render(slots)}]`, buffers);
+  }
+
+  /** Let the Worker run `dispose`, then end it. Resolves to whether that was done within the grace. */
+  async unload(grace_ms: number): Promise<boolean> {
+    if (this.#unload !== null) return await this.#unload.promise; // asked twice
+    if (this.state !== "RUNNING") {
+      this.#over("STOPPED", wireError("Cancelled", `${this.code}: unloaded before it ran`));
+      return true;
+    }
+    this.state = "STOPPED";
+    this.#unload = Promise.withResolvers<boolean>();
+    const timer = setTimeout(this.#unload.resolve, Math.min(grace_ms, LONGEST_TIMER_MS), false);
+    this.link.outbox.put('["dispose"]');
+    const clean = await this.#unload.promise;
+    clearTimeout(timer);
+    this.#over("STOPPED", wireError("Cancelled", `${this.code}: unloaded`));
+    return clean;
+  }
+
+  /** The Session keeps up again. */
+  releaseLogs(): void {
+    if (this.#logs === 0) return;
+    this.link.outbox.put(`["logged",${this.#logs}]`);
+    this.#logs = 0;
+  }
+
+  receive(entry: readonly unknown[], attachments: Attachments): void {
+    switch (entry[0]) {
+      case "done":
+        return this.#done(whole(entry[1], "done"), entry[2], entry[3], attachments);
+      case "failed":
+        return this.#failed(whole(entry[1], "failed"), entry[2], entry[3]);
+      case "ask":
+        return this.#ask(
+          whole(entry[1], "ask"),
+          text(entry[2], "ask"),
+          entry[3],
+          entry[4],
+          entry[5],
+          attachments,
+        );
+      case "drop":
+        return this.#drop(whole(entry[1], "drop"));
+      case "log":
+        return this.#log(entry[1], text(entry[2], "log"), entry[3]);
+      case "loaded":
+        return this.#loaded(texts(entry[1], "loaded"));
+      case "unloadable":
+        return this.#unloadable(entry[1]);
+      case "disposed":
+        if (this.#unload === null) throw new Fault("disposed: nobody asked");
+        return this.#unload.resolve(true);
+      default:
+        throw new Fault("message: of no known kind");
+    }
+  }
+
+  broken(reason: string, isFault: boolean): void {
+    if (this.#unload !== null) return this.#unload.resolve(false);
+    const problem = isFault ? `protocol error: ${reason}` : reason;
+    this.#over(
+      "ERRORED",
+      wireError(isFault ? "ProtocolError" : "FailedPrecondition", `${this.code}: ${problem}`, {
+        module: this.code,
+      }),
+    );
+    this.wires.toHost(notificationText("ModuleExited", render({ code: this.code, reason: problem })));
+  }
+
+  #loaded(exports: readonly string[]): void {
+    const load = this.#loadEnded();
+    this.state = "RUNNING";
+    const load_ms = Math.round((performance.now() - load.started) * 10) / 10;
+    const line = resultText(load.id, render({ ok: true, exports, load_ms }), []);
+    if (isOver(line, 0, this.wires.limits.message_bytes)) {
+      throw new Fault("loaded: the names of the exports are too long");
+    }
+    this.wires.toHost(line);
+  }
+
+  #unloadable(value: unknown): void {
+    const thrown = readThrown(value);
+    if (this.#load === null) throw new Fault("unloadable: nothing is being loaded");
+    this.#loadFailed(wireError("PluginRaised", thrown.message, { ...thrown }));
+  }
+
+  #loadFailed(error: WireError): void {
+    const { id } = this.#loadEnded();
+    this.#over("ERRORED", error);
+    this.#refuse(id, error);
+  }
+
+  #loadEnded(): { id: number; started: number } {
+    const load = this.#load;
+    if (load === null) throw new Fault("loaded: nothing is being loaded");
+    clearTimeout(load.timer);
+    this.#load = null;
+    return load;
+  }
+
+  #done(id: number, value: unknown, bytes: unknown, attachments: Attachments): void {
+    this.#endCall(id);
+    const slots = readSlots({ result: value }, bytes);
+    const buffers = attachments.take(slots);
+    const line = resultText(id, render(value), slots);
+    if (isOver(line, total(slots), this.wires.limits.message_bytes)) {
+      throw new Fault("done: a result over the limit");
+    }
+    this.wires.toHost(line, buffers);
+  }
+
+  #failed(id: number, name: unknown, detail: unknown): void {
+    this.#endCall(id);
+    if (name === "PluginRaised") {
+      const thrown = readThrown(detail);
+      this.#refuse(id, wireError(name, thrown.message, { ...thrown }));
+    } else if (name === "MethodNotFound" || name === "LimitExceeded") {
+      this.#refuse(id, wireError(name, text(detail, "failed").slice(0, 1024)));
+    } else {
+      throw new Fault("failed: of no known kind");
+    }
+  }
+
+  #endCall(id: number): void {
+    if (!this.#calls.delete(id)) throw new Fault("answer: to a call that is not under way");
+  }
+
+  #ask(
+    id: number,
+    method: string,
+    params: unknown,
+    bytes: unknown,
+    callId: unknown,
+    attachments: Attachments,
+  ): void {
+    const { limits } = this.wires;
+    if (this.#asked.has(id)) throw new Fault("ask: an id that is in use");
+    if (this.#asked.size >= limits.requests_in_flight) throw new Fault("ask: too many requests in flight");
+    const slots = readSlots({ params }, bytes);
+    const buffers = attachments.take(slots);
+    const written = render(params);
+    const call = typeof callId === "number" ? this.#calls.get(callId) : undefined;
+    const sessionId = this.wires.register(this, id);
+    const deadline_ms = call?.deadline === undefined
+      ? undefined
+      : Math.max(0, Math.round(call.deadline - Date.now()));
+    const message = requestText(sessionId, method, written, slots, {
+      module: this.code,
+      deadline_ms,
+      trace: call?.trace,
+    });
+    const size = message.length + total(slots);
+    this.#asked.set(id, { sessionId, size });
+    this.#askedBytes += size;
+    if (isOver(message, total(slots), limits.message_bytes + REQUEST_OVERHEAD)) {
+      throw new Fault("ask: a request over the limit");
+    }
+    if (this.#askedBytes > (REQUEST_BYTES_FACTOR + 1) * (limits.message_bytes + REQUEST_OVERHEAD)) {
+      throw new Fault("ask: too many bytes in flight");
+    }
+    this.wires.toSession(message, buffers);
+  }
+
+  #drop(id: number): void {
+    const asked = this.#settle(id);
+    // It may have crossed the answer on its way here.
+    if (asked === undefined) return;
+    this.wires.forget(asked.sessionId);
+    this.wires.toSession(notificationText("cancel", `{"id":${asked.sessionId}}`, this.code));
+  }
+
+  #settle(id: number): Asked | undefined {
+    const asked = this.#asked.get(id);
+    if (asked !== undefined) {
+      this.#asked.delete(id);
+      this.#askedBytes -= asked.size;
+    }
+    return asked;
+  }
+
+  #log(level: unknown, message: string, callId: unknown): void {
+    if (!LOG_LEVELS.includes(level as LogLevel)) throw new Fault("log: no such level");
+    if (message.length > this.wires.limits.log_line_bytes) throw new Fault("log: a record over the limit");
+    if (++this.#logs > LOG_CREDIT) throw new Fault("log: more records than it may send");
+    const call = typeof callId === "number" && this.#calls.has(callId) ? callId : undefined;
+    this.wires.toSession(notificationText("log.write", render({ level, message, call }), this.code));
+    if (this.#logs >= LOGS_AT_ONCE && !this.wires.isCongested) this.releaseLogs();
+  }
+
+  /** Its end: whoever waits is answered, the Worker is told to end, and nothing is sent for it any more. */
+  #over(state: ModuleState, error: WireError): void {
+    this.state = state;
+    this.link.close();
+    for (const { sessionId } of this.#asked.values()) this.wires.forget(sessionId);
+    this.#asked.clear();
+    if (this.#load !== null) this.#refuse(this.#loadEnded().id, error);
+    for (const id of this.#calls.keys()) this.#refuse(id, error);
+    this.#calls.clear();
+  }
+
+  #refuse(id: number, error: WireError): void {
+    const line = errorText(id, error);
+    const { message_bytes } = this.wires.limits;
+    // Where the limit is small, the stack goes first: a call is always answered.
+    this.wires.toHost(
+      isOver(line, 0, message_bytes)
+        ? errorText(id, {
+          ...error,
+          message: error.message.slice(0, 256),
+          data: { name: error.data?.["name"] },
+        })
+        : line,
+    );
+  }
+}
+
+function total(slots: readonly Slot[]): number {
+  let sum = 0;
+  for (let i = 0; i < slots.length; i++) sum += (slots[i] as Slot).len;
+  return sum;
+}

@@ -1,0 +1,263 @@
+"""The methods that every host offers: files, store, processes, logs, health.
+
+Each declares the access that it needs; the gate decides before the method runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from coredeno.errors import PermissionDenied
+from coredeno.interfaces import FileEntry, Files, Processes, ProcessResult
+from coredeno.permissions import (
+    Access,
+    FileAccess,
+    OpenAccess,
+    ProcessAccess,
+    ProgramAccess,
+    StoreAccess,
+    normalise_path,
+)
+from coredeno.services.keyvalue import Store
+from coredeno.services.method import Caller, Method
+from coredeno.wire.text import printable
+from coredeno.wire.typed import TypedDecoder
+
+_LOG_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+class PathParams(msgspec.Struct, forbid_unknown_fields=True):
+    """A path beneath the app root, normalised as it comes in."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        """Normalise; raises InvalidArgument."""
+        self.path = normalise_path(self.path)
+
+
+class WriteParams(PathParams, forbid_unknown_fields=True):
+    """A path and the file's new content."""
+
+    data: bytes
+
+
+class GroupParams(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A store group; None is the module's own."""
+
+    group: str | None = None
+
+
+class KeyParams(GroupParams, forbid_unknown_fields=True, kw_only=True):
+    """A key of a group."""
+
+    key: str
+
+
+class SetParams(KeyParams, forbid_unknown_fields=True, kw_only=True):
+    """A key of a group and its new value."""
+
+    value: str
+
+
+class RenderParams(GroupParams, forbid_unknown_fields=True, kw_only=True):
+    """A template to fill with a group's values."""
+
+    template: str
+
+
+class StartParams(msgspec.Struct, forbid_unknown_fields=True):
+    """The name of a program, as the app approved it, and its arguments."""
+
+    command: str
+    args: list[str] = []
+
+
+class ProcessParams(msgspec.Struct, forbid_unknown_fields=True):
+    """A process that the module started."""
+
+    process_id: str
+
+
+class LogParams(msgspec.Struct, forbid_unknown_fields=True):
+    """One log record of a module; `call` is the id of the call in which it was made."""
+
+    level: Literal["debug", "info", "warning", "error"]
+    message: str
+    call: int | None = None
+
+
+class NoParams(msgspec.Struct, forbid_unknown_fields=True):
+    """No params."""
+
+
+class ProcessStarted(msgspec.Struct):
+    """The id of a new process."""
+
+    process_id: str
+
+
+class Healthy(msgspec.Struct):
+    """The host is well: its store answered."""
+
+    ok: bool = True
+
+
+def builtin_methods(
+    *,
+    files: Files,
+    store: Store,
+    processes: Processes,
+    programs: Mapping[str, str | Path],
+    root: Path,
+    limit_bytes: int,
+) -> list[Method]:
+    """All of them, on these parts. `limit_bytes` is the largest file that can be read."""
+    return [
+        *_file_methods(files, limit_bytes),
+        *_store_methods(store),
+        *_process_methods(processes, programs, root),
+        _method("log.write", LogParams, _open, _write_log),
+        _health_method(store),
+    ]
+
+
+def _method(
+    name: str,
+    params: type[msgspec.Struct],
+    access: Callable[[Caller, Any], Access],
+    run: Callable[[Caller, Any], Awaitable[Any]],
+) -> Method:
+    return Method(name=name, decoder=TypedDecoder(params), access=access, run=run)
+
+
+def _open(_caller: Caller, _params: Any) -> Access:
+    return OpenAccess()
+
+
+def _file_methods(files: Files, limit_bytes: int) -> list[Method]:
+    def reads(_caller: Caller, params: PathParams) -> Access:
+        return FileAccess("read", params.path)
+
+    def writes(_caller: Caller, params: PathParams) -> Access:
+        return FileAccess("write", params.path)
+
+    async def read(_caller: Caller, params: PathParams) -> bytes:
+        return await files.read(params.path, limit_bytes=limit_bytes)
+
+    async def write(_caller: Caller, params: WriteParams) -> None:
+        await files.write(params.path, params.data)
+
+    async def list_folder(_caller: Caller, params: PathParams) -> list[FileEntry]:
+        return await files.list(params.path)
+
+    async def delete(_caller: Caller, params: PathParams) -> None:
+        await files.delete(params.path)
+
+    return [
+        _method("files.read", PathParams, reads, read),
+        _method("files.write", WriteParams, writes, write),
+        _method("files.list", PathParams, reads, list_folder),
+        _method("files.delete", PathParams, writes, delete),
+    ]
+
+
+def _store_methods(store: Store) -> list[Method]:
+    def group(caller: Caller, params: GroupParams) -> str:
+        return caller.code if params.group is None else params.group
+
+    def reads(caller: Caller, params: GroupParams) -> Access:
+        return StoreAccess("read", group(caller, params))
+
+    def writes(caller: Caller, params: GroupParams) -> Access:
+        return StoreAccess("write", group(caller, params))
+
+    async def get(caller: Caller, params: KeyParams) -> str | None:
+        return await store.get(group(caller, params), params.key)
+
+    async def set_value(caller: Caller, params: SetParams) -> None:
+        await store.set(group(caller, params), params.key, params.value)
+
+    async def delete(caller: Caller, params: KeyParams) -> None:
+        await store.delete(group(caller, params), params.key)
+
+    async def get_all(caller: Caller, params: GroupParams) -> dict[str, str]:
+        return await store.get_all(group(caller, params))
+
+    async def count(caller: Caller, params: GroupParams) -> int:
+        return await store.count(group(caller, params))
+
+    async def delete_group(caller: Caller, params: GroupParams) -> None:
+        await store.delete_group(group(caller, params))
+
+    async def render(caller: Caller, params: RenderParams) -> str:
+        return await store.render(params.template, group(caller, params))
+
+    return [
+        _method("store.get", KeyParams, reads, get),
+        _method("store.set", SetParams, writes, set_value),
+        _method("store.delete", KeyParams, writes, delete),
+        _method("store.get_all", GroupParams, reads, get_all),
+        _method("store.count", GroupParams, reads, count),
+        _method("store.delete_group", GroupParams, writes, delete_group),
+        _method("store.render", RenderParams, reads, render),
+    ]
+
+
+def _process_methods(processes: Processes, programs: Mapping[str, str | Path], root: Path) -> list[Method]:
+    def starts(_caller: Caller, params: StartParams) -> Access:
+        return ProgramAccess(params.command)
+
+    def controls(_caller: Caller, params: ProcessParams) -> Access:
+        return ProcessAccess(params.process_id, processes.owner_of(params.process_id))
+
+    async def start(caller: Caller, params: StartParams) -> ProcessStarted:
+        program = programs.get(params.command)
+        if program is None:
+            raise PermissionDenied(
+                module=caller.code,
+                permission="processes.start",
+                resource=params.command,
+                remedy="the app has not approved such a program (HostConfig.programs)",
+            )
+        return ProcessStarted(await processes.start(Path(program), params.args, owner=caller.code, cwd=root))
+
+    async def wait(_caller: Caller, params: ProcessParams) -> ProcessResult:
+        return await processes.wait(params.process_id)
+
+    async def stop(_caller: Caller, params: ProcessParams) -> None:
+        await processes.stop(params.process_id)
+
+    return [
+        _method("processes.start", StartParams, starts, start),
+        _method("processes.wait", ProcessParams, controls, wait),
+        _method("processes.stop", ProcessParams, controls, stop),
+    ]
+
+
+async def _write_log(caller: Caller, params: LogParams) -> None:
+    extra = {"coredeno_module": caller.code, "coredeno_version": caller.version, "coredeno_call": params.call}
+    # The text is a plugin's: it goes in as an argument, never as the format, and without control characters.
+    logging.getLogger(f"coredeno.plugin.{caller.code}").log(
+        _LOG_LEVELS[params.level], "%s", printable(params.message), extra=extra
+    )
+
+
+def _health_method(store: Store) -> Method:
+    async def check(_caller: Caller, _params: NoParams) -> Healthy:
+        await store.count("_host")
+        return Healthy()
+
+    return Method(
+        name="health.check", decoder=TypedDecoder(NoParams), access=_open, run=check, for_sidecar=True
+    )

@@ -1,0 +1,1 @@
+"""Host → sidecar: starting Deno processes, talking to them, stopping them."""

@@ -1,0 +1,185 @@
+"""Starts real Deno processes: the default `Launcher`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections import deque
+from pathlib import Path
+
+import msgspec
+
+from coredeno.errors import DenoNotFound, ProtocolError, SidecarExited
+from coredeno.interfaces import HostDoor, LaunchOrder, SidecarExit, SidecarReady
+from coredeno.sidecar.command import boot_line, command_line, deno_socket, environment
+from coredeno.sidecar.deno import find_deno
+from coredeno.sidecar.lines import LineCutter
+from coredeno.wire.text import printable
+
+_STDOUT, _STDERR = 1, 2
+_TAIL_LINES = 8  # of stderr, for the error that says how a sidecar ended
+_TAIL_LINE_CHARACTERS = 300
+_LAST_WORDS_S = (
+    0.2  # what it wrote before its end is in the pipes; a child that holds them open must not keep us
+)
+
+
+class _ReadyLine(msgspec.Struct):
+    protocol: int
+    ready: bool
+    deno: str = ""
+    pid: int = 0
+    error: str = ""
+
+
+class DenoLauncher:
+    """Launches `deno run` with the flags and the environment of `coredeno.sidecar.command`, and nothing else."""
+
+    def __init__(self, deno: str | Path | None = None) -> None:
+        """Use this Deno; None takes the one that came with coredeno."""
+        self._wanted = deno
+        self._found: Path | None = None
+
+    async def launch(self, order: LaunchOrder, door: HostDoor) -> DenoProcess:
+        """Start a sidecar in a process group of its own. If cancelled, nothing runs on.
+
+        Raises:
+            DenoNotFound: there is no Deno, or it cannot be run.
+            UsageError: a path cannot be put on the command line.
+        """
+        if self._found is None:
+            self._found = await asyncio.to_thread(find_deno, self._wanted)
+        command = command_line(self._found, order)
+        try:
+            _transport, process = await asyncio.get_running_loop().subprocess_exec(
+                lambda: DenoProcess(order, door),
+                *command,
+                env=environment(order),
+                cwd=order.stage,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise DenoNotFound(f"launch: {self._found} cannot be run: {error.strerror}") from error
+        return process
+
+
+class DenoProcess(asyncio.SubprocessProtocol):
+    """One running Deno. Its output is drained for life; its stdin stays open, so that it notices our end."""
+
+    def __init__(self, order: LaunchOrder, door: HostDoor) -> None:
+        self.pid = 0
+        self._order = order
+        self._door = door
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._first_line: asyncio.Future[str] = self._loop.create_future()
+        self._exit: asyncio.Future[SidecarExit] = self._loop.create_future()
+        self._lines = {_STDOUT: LineCutter(order.log_line_bytes), _STDERR: LineCutter(order.log_line_bytes)}
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._open_pipes = {_STDOUT, _STDERR}
+
+    # --- SidecarProcess
+
+    async def ready(self) -> SidecarReady:
+        """Wait for its first line.
+
+        Raises:
+            ProtocolError: the line is not the one of the wire, or refuses our protocol.
+            SidecarExited: it ended before.
+        """
+        line = await asyncio.shield(self._first_line)
+        try:
+            said = msgspec.json.decode(line, type=_ReadyLine)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            shown = printable(line[:200], one_line=True)
+            raise ProtocolError(
+                f"{self._order.name}: its first line is {shown!r}, wanted the ready line"
+            ) from None
+        if not said.ready:
+            problem = printable(said.error[:500], one_line=True)
+            raise ProtocolError(
+                f"{self._order.name}: refuses to start (it speaks protocol {said.protocol}): {problem}"
+            )
+        return SidecarReady(said.protocol, said.deno, said.pid)
+
+    async def connect(self, protocol: asyncio.Protocol) -> None:
+        """Join `protocol` to its socket.
+
+        Raises:
+            SidecarExited: nobody listens there.
+        """
+        try:
+            await self._loop.create_unix_connection(lambda: protocol, str(deno_socket(self._order)))
+        except OSError as error:
+            reason = f"{self._order.name}: its socket cannot be joined: {error.strerror}"
+            raise SidecarExited(reason=reason, exit_code=None) from error
+
+    async def wait(self) -> SidecarExit:
+        """Wait until the process has ended and its last words are read."""
+        return await asyncio.shield(self._exit)
+
+    def kill(self) -> None:
+        """SIGKILL its whole process group. Harmless if it has ended."""
+        if self._transport is not None and self._transport.get_returncode() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    # --- what asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Hand over the boot line."""
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport = transport
+        self.pid = transport.get_pid() or 0
+        stdin = transport.get_pipe_transport(0)
+        assert isinstance(stdin, asyncio.WriteTransport)
+        stdin.write(boot_line(self._order))
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Take output: the first line of stdout is protocol, all else is log text."""
+        for line in self._lines[fd].feed(data):
+            self._line(fd, line)
+
+    def pipe_connection_lost(self, fd: int, _exc: Exception | None) -> None:
+        """The end of one stream; after the exit of the process the last of them settles `wait`."""
+        if fd in self._open_pipes:
+            self._open_pipes.discard(fd)
+            for line in self._lines[fd].end():
+                self._line(fd, line)
+        if not self._open_pipes and self._returncode() is not None:
+            self._settle()
+
+    def process_exited(self) -> None:
+        """The process has ended; wait for what is left in the pipes, but not for ever."""
+        if self._open_pipes:
+            self._loop.call_later(_LAST_WORDS_S, self._settle)
+        else:
+            self._settle()
+
+    def _line(self, fd: int, line: str) -> None:
+        if fd == _STDOUT and not self._first_line.done():
+            self._first_line.set_result(line)
+            return
+        shown = printable(line, one_line=True)
+        if fd == _STDERR:
+            self._tail.append(shown[:_TAIL_LINE_CHARACTERS])
+        self._door.output(shown)
+
+    def _returncode(self) -> int | None:
+        return None if self._transport is None else self._transport.get_returncode()
+
+    def _settle(self) -> None:
+        if self._exit.done():
+            return
+        code = self._returncode()
+        end = SidecarExit(-signal.SIGKILL if code is None else code, " | ".join(self._tail))
+        if not self._first_line.done():
+            reason = f"{self._order.name}: ended before it was ready"
+            error = SidecarExited(reason=reason, exit_code=end.exit_code, stderr_tail=end.stderr_tail)
+            self._first_line.set_exception(error)
+            self._first_line.exception()  # nobody may ever ask
+        self._exit.set_result(end)
+        if self._transport is not None:
+            self._transport.close()

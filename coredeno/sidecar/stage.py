@@ -1,0 +1,83 @@
+"""The folders of one sidecar: its stage, which only the host can write, and its caches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+
+class Stage:
+    """What one sidecar may read of the disk: places of modules beneath `folder`, made one by one.
+
+    Beside the stage stands the sidecar's own `DENO_DIR`. Both are removed together.
+    """
+
+    def __init__(self, base: Path) -> None:
+        """Plan a stage beneath `base`, which does not exist yet."""
+        self._base = base
+        self.folder = base / "stage"
+        self.deno_dir = base / "deno"
+        self._places = 0
+
+    async def make(self, cache: Path) -> Path:
+        """Make the folders and the first place.
+
+        Args:
+            cache: what `keep_cache` kept, copied into the new `DENO_DIR` if it is there: compiling our own
+                runtime anew costs each sidecar tens of milliseconds.
+        """
+
+        def make() -> Path:
+            self._base.mkdir(mode=0o700)
+            if cache.is_dir():
+                shutil.copytree(cache, self.deno_dir)
+            else:
+                self.deno_dir.mkdir(mode=0o700)
+            self.folder.mkdir(mode=0o700)
+            return self._next_place()
+
+        return await asyncio.to_thread(make)
+
+    async def keep_cache(self, cache: Path) -> None:
+        """Keep this sidecar's caches for later ones. Only for a sidecar that has never run a plugin's code."""
+
+        def keep() -> None:
+            if cache.exists():
+                return
+            fresh = cache.with_name(f"{cache.name}.{self._base.name}")
+            try:
+                shutil.copytree(self.deno_dir, fresh)
+                fresh.rename(cache)
+            except OSError:  # the cache only saves time; another host or a full disk is no reason to fail
+                shutil.rmtree(fresh, ignore_errors=True)
+
+        await asyncio.to_thread(keep)
+
+    async def place(self) -> Path:
+        """Make one more place for a module."""
+        return await asyncio.to_thread(self._next_place)
+
+    async def remove(self) -> None:
+        """Remove everything. Harmless twice."""
+        await asyncio.to_thread(remove_folder, self._base)
+
+    def _next_place(self) -> Path:
+        place = self.folder / str(self._places)
+        self._places += 1
+        place.mkdir(mode=0o700)
+        return place
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all in it, folders without the write bit too. Harmless if it does not exist."""
+
+    def retry(_function: object, path: str, _error: object) -> None:
+        with contextlib.suppress(OSError):
+            os.chmod(os.path.dirname(path), 0o700)  # noqa: PTH101, PTH120
+            os.chmod(path, 0o700)  # noqa: PTH101
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)  # noqa: PTH108, PTH112
+
+    shutil.rmtree(folder, onerror=retry)

@@ -1,0 +1,354 @@
+"""All sidecars of a host: keeps a spare ready, gives modules their places, stops everything at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from coredeno.config import HostConfig
+from coredeno.errors import CoreDenoError, ProtocolError, UsageError
+from coredeno.interfaces import Clock, Launcher, LaunchOrder, SessionReceiver, SidecarWorker
+from coredeno.sidecar.machine import SidecarMachine
+from coredeno.sidecar.sidecar import Sidecar
+from coredeno.sidecar.stage import Stage
+
+_log = logging.getLogger("coredeno.sidecar")
+
+
+class TokenOffice(Protocol):
+    """What the supervisor needs of the gateway: tokens for its sidecars, and Sessions by them."""
+
+    def admit_sidecar(self, name: str, on_broken: Callable[[ProtocolError], None]) -> str:
+        """A token for a new sidecar."""
+        ...
+
+    def bind_process(self, token: str, process_id: int) -> None:
+        """The token is good from this process only."""
+        ...
+
+    def dismiss_sidecar(self, token: str) -> None:
+        """Forget the token."""
+        ...
+
+    def open_session(self, token: str, send: Callable[..., None]) -> SessionReceiver:
+        """A Session for launchers that need no socket."""
+        ...
+
+
+class Need(msgspec.Struct, frozen=True):
+    """What a module's sidecar must be like. Modules of one group and one need may share one, if sharing is on.
+
+    Attributes:
+        group: the trust group.
+        net: the hosts that its Worker may reach.
+        heap_mb: the limit of its JavaScript heap, in MiB.
+    """
+
+    group: str
+    net: tuple[str, ...]
+    heap_mb: int
+
+
+class Place:
+    """Where one module lives: a sidecar, and the folder that its Worker may read."""
+
+    def __init__(self, home: Home, root: Path) -> None:
+        self.home = home
+        self.root = root
+
+    @property
+    def sidecar(self) -> Sidecar:
+        """The sidecar."""
+        return self.home.sidecar
+
+    @property
+    def token(self) -> str:
+        """The token of the sidecar."""
+        return self.home.sidecar.order.token
+
+
+class Home:
+    """One sidecar, its stage, and the places taken in it."""
+
+    def __init__(self, sidecar: Sidecar, stage: Stage, first: Path) -> None:
+        self.sidecar = sidecar
+        self.stage = stage
+        self.first: Path | None = first  # the place of the Worker made ahead, until it is taken
+        self.places: set[Place] = set()
+        self.need: Need | None = None
+        self.joining = 0
+
+
+class SidecarOwner(Protocol):
+    """Who hears of the sidecars: whoever answers for the modules in them."""
+
+    def sidecar_said(self, home: Home, method: str, params: msgspec.Raw) -> None:
+        """A notification came over its JSON-RPC wire."""
+        ...
+
+    def sidecar_wrote(self, home: Home, line: str) -> None:
+        """It wrote a line to its stdout or stderr; cut, and without control characters."""
+        ...
+
+    def sidecar_ended(self, home: Home, error: CoreDenoError | None) -> None:
+        """It is gone; `error` is why, None if it was asked to end."""
+        ...
+
+
+class Supervisor:
+    """Starts and stops the sidecars of one host."""
+
+    def __init__(
+        self,
+        *,
+        config: HostConfig,
+        launcher: Launcher,
+        office: TokenOffice,
+        clock: Clock,
+        run_folder: Path,
+        socket_folder: Path,
+        core_socket: Path,
+        cache: Path,
+    ) -> None:
+        """Make it; nothing is started yet.
+
+        Args:
+            config: the host's.
+            launcher: starts processes.
+            office: gives tokens.
+            clock: the host's.
+            run_folder: where stages are made; on the same disk as the plugins.
+            socket_folder: a short private folder for sockets.
+            core_socket: where the gateway listens.
+            cache: the folder for what sidecars have compiled of our own runtime.
+        """
+        self._config = config
+        self._launcher = launcher
+        self._office = office
+        self._clock = clock
+        self._run_folder = run_folder
+        self._socket_folder = socket_folder
+        self._core_socket = core_socket
+        self._cache = cache
+        self._owner: SidecarOwner | None = None
+        self._homes: set[Home] = set()
+        self._shared: dict[Need, asyncio.Task[Home]] = {}
+        self._spare: asyncio.Task[Home] | None = None
+        self._cleaning: set[asyncio.Task[None]] = set()
+        self._count = 0
+        self._closed = False
+
+    @property
+    def _spare_need(self) -> Need:
+        return Need(group="", net=(), heap_mb=self._config.limits.memory_mb)
+
+    async def start(self, owner: SidecarOwner) -> None:
+        """Start the first spare, so that a missing or broken Deno shows at once; `owner` hears of all sidecars.
+
+        Raises:
+            CoreDenoError: it could not be started.
+        """
+        self._owner = owner
+        self._spare = asyncio.create_task(self._new_home(self._spare_need))
+        home = await self._spare
+        await home.stage.keep_cache(self._cache)
+
+    def replenish(self) -> None:
+        """Start a spare if there is none. Its failure shows when it is wanted."""
+        if self._spare is None and not self._closed:
+            self._spare = asyncio.create_task(self._new_home(self._spare_need))
+            self._spare.add_done_callback(_look)
+
+    async def take_place(self, need: Need) -> Place:
+        """A place for a module, in a sidecar that is ready. If cancelled, nothing is taken.
+
+        Raises:
+            CoreDenoError: no sidecar could be started.
+        """
+        if self._closed:
+            raise UsageError("load: the host is stopping")
+        shared = self._config.isolation == "worker"
+        home = await (self._shared_home(need) if shared else self._own_home(need))
+        home.joining += 1
+        try:
+            if home.first is not None:
+                root, home.first = home.first, None
+            else:
+                root = await home.stage.place()
+        except BaseException:
+            home.joining -= 1
+            await asyncio.shield(self._leave(home))
+            raise
+        home.joining -= 1
+        place = Place(home, root)
+        home.places.add(place)
+        return place
+
+    async def give_up(self, place: Place) -> None:
+        """A module has left its place; the sidecar ends with its last one. Harmless twice."""
+        place.home.places.discard(place)
+        await self._leave(place.home)
+
+    async def aclose(self) -> None:
+        """Stop all sidecars, at once. Harmless twice; nothing is left behind, even if cancelled."""
+        self._closed = True
+        starting = [task for task in (self._spare, *self._shared.values()) if task is not None]
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
+        homes = list(self._homes)
+        await asyncio.gather(*(self._end(home) for home in homes))
+        if self._cleaning:
+            await asyncio.gather(*self._cleaning, return_exceptions=True)
+
+    # --- inner
+
+    async def _own_home(self, need: Need) -> Home:
+        home = await self._former_spare() if need == self._spare_need_of(need) else None
+        if home is None or not home.sidecar.alive:
+            home = await self._new_home(need)
+        home.need = need
+        return home
+
+    def _spare_need_of(self, need: Need) -> Need:
+        return msgspec.structs.replace(self._spare_need, group=need.group)
+
+    async def _former_spare(self) -> Home | None:
+        """The spare, which then is one no more; None if there is none or it could not start."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return None
+        try:
+            return await asyncio.shield(spare)
+        except CoreDenoError:
+            return None  # a fresh try will say why
+        except asyncio.CancelledError:
+            if self._spare is None:
+                self._spare = spare  # still good for the next one
+            raise
+
+    async def _shared_home(self, need: Need) -> Home:
+        task = self._shared.get(need)
+        if task is None or (
+            task.done() and (task.cancelled() or task.exception() or not task.result().sidecar.alive)
+        ):
+            task = self._shared[need] = asyncio.create_task(self._own_home(need))
+            task.add_done_callback(_look)
+        return await asyncio.shield(task)
+
+    async def _leave(self, home: Home) -> None:
+        if home.places or home.joining:
+            return
+        if home.need is not None:
+            self._shared.pop(home.need, None)
+        await self._end(home)
+
+    async def _new_home(self, need: Need) -> Home:
+        self._count += 1
+        name = f"sidecar-{self._count}"
+        stage = Stage(self._run_folder / name)
+        limits = self._config.limits
+        holder: list[Home] = []
+        token = self._office.admit_sidecar(name, lambda error: self._broken(holder, error))
+        try:
+            first = await stage.make(self._cache)
+            order = LaunchOrder(
+                name=name,
+                token=token,
+                socket_folder=self._socket_folder,
+                core_socket=self._core_socket,
+                stage=stage.folder,
+                deno_dir=stage.deno_dir,
+                worker=SidecarWorker(first, need.net),
+                isolation=self._config.isolation,
+                heap_mb=need.heap_mb,
+                message_bytes=limits.message_bytes,
+                calls_in_flight=limits.calls_in_flight,
+                requests_in_flight=limits.requests_in_flight,
+                log_line_bytes=limits.log_line_bytes,
+            )
+            sidecar = Sidecar(
+                order,
+                launcher=self._launcher,
+                door=_Door(self._office, lambda line: self._wrote(holder, line)),
+                clock=self._clock,
+                lifecycle=SidecarMachine(
+                    name=name,
+                    start_timeout_s=self._config.start_timeout_s,
+                    allow_untested_deno=self._config.allow_untested_deno,
+                ),
+                on_pid=lambda pid: self._office.bind_process(token, pid),
+                on_notification=lambda method, params: self._said(holder[0], method, params),
+                on_end=lambda error: self._ended(holder[0], error),
+            )
+            home = Home(sidecar, stage, first)
+            holder.append(home)
+            self._homes.add(home)
+            sidecar.begin()
+            try:
+                await sidecar.ready()
+            except asyncio.CancelledError:
+                await asyncio.shield(sidecar.stop(0))
+                raise
+        except BaseException:
+            self._office.dismiss_sidecar(token)
+            await asyncio.shield(stage.remove())
+            raise
+        return home
+
+    @staticmethod
+    def _broken(holder: list[Home], error: ProtocolError) -> None:
+        if holder:
+            holder[0].sidecar.broken(error)
+
+    def _wrote(self, holder: list[Home], line: str) -> None:
+        if self._owner is not None and holder:
+            self._owner.sidecar_wrote(holder[0], line)
+
+    def _said(self, home: Home, method: str, params: msgspec.Raw) -> None:
+        if self._owner is not None:
+            self._owner.sidecar_said(home, method, params)
+
+    def _ended(self, home: Home, error: CoreDenoError | None) -> None:
+        self._homes.discard(home)
+        self._office.dismiss_sidecar(home.sidecar.order.token)
+        if self._spare is not None and _home_of(self._spare) is home:
+            self._spare = None
+        if error is not None:
+            _log.warning("%s ended: %s", home.sidecar.order.name, error)
+        cleaning = asyncio.get_running_loop().create_task(home.stage.remove())
+        self._cleaning.add(cleaning)
+        cleaning.add_done_callback(self._cleaning.discard)
+        if self._owner is not None:
+            self._owner.sidecar_ended(home, error)
+
+    async def _end(self, home: Home) -> None:
+        await asyncio.shield(home.sidecar.stop(self._config.limits.unload_grace_s))
+        await asyncio.shield(home.stage.remove())
+
+
+class _Door:
+    """One sidecar's door: the gateway for its Session, and the log for its output."""
+
+    def __init__(self, office: TokenOffice, output: Callable[[str], None]) -> None:
+        self._office = office
+        self.output = output
+
+    def open_session(self, token: str, send: Callable[..., None]) -> SessionReceiver:
+        return self._office.open_session(token, send)
+
+
+def _home_of(task: asyncio.Task[Home]) -> Home | None:
+    """What a task has made, if it has."""
+    return task.result() if task.done() and not task.cancelled() and task.exception() is None else None
+
+
+def _look(task: asyncio.Task[Home]) -> None:
+    """Look at a task's error, so that asyncio does not complain that nobody did."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,199 @@
+"""One SQLite connection on a thread of its own: the only place that imports sqlite3 and aiosqlite.
+
+`SqliteStore` imports this module when it opens: importing coredeno does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from coredeno.errors import StoreError
+from coredeno.store.batch import StoreLockedError
+from coredeno.store.schema import prepare
+from coredeno.store.statements import Statement
+
+_WANTED = {
+    sqlite3.SQLITE_FULL: "free space on its disk",
+    sqlite3.SQLITE_CORRUPT: "an undamaged database; put the file aside, or a copy in its place",
+    sqlite3.SQLITE_NOTADB: "a SQLite database; put the file aside, or a copy in its place",
+    sqlite3.SQLITE_READONLY: "a file and a folder that may be written",
+    sqlite3.SQLITE_CANTOPEN: "a file and a folder that may be written",
+    sqlite3.SQLITE_IOERR: "a disk that works, and room on it",
+}
+
+_REFUSED_TEXT = (UnicodeEncodeError, OverflowError)
+"""What sqlite3 raises for text that it cannot bind: with lone surrogates, or over 2 GiB."""
+
+_OLDEST_SQLITE = (3, 25)
+"""The first with window functions, by which answers are paged."""
+
+_PAUSE_S = 0.005
+"""Between two attempts to open a file that another one holds."""
+
+
+class SqliteConnection:
+    """A connection in autocommit mode: a statement is a transaction, and durable when it has run.
+
+    Statements run in the order in which they were asked for. Cancelling an asker does not stop its statement.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection, thread: threading.Thread, file: Path) -> None:
+        self._connection = connection
+        self._thread = thread
+        self._file = file
+
+    @classmethod
+    async def open_writer(cls, file: Path, *, busy_timeout_s: float) -> SqliteConnection:
+        """Make or open the file (mode 0600), check it, migrate it.
+
+        Raises:
+            StoreError: it cannot be opened. What is not ours, newer or broken is left as it is.
+        """
+
+        def connect() -> sqlite3.Connection:
+            if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+                wanted = ".".join(str(number) for number in _OLDEST_SQLITE)
+                raise StoreError(f"store: SQLite is {sqlite3.sqlite_version}, wanted at least {wanted}")
+            # SQLite would give it the umask's mode; its other files follow the mode of this one. A file that
+            # exists is not opened here: closing it would drop the locks of this process's other connections.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            connection = _connect(file, busy_timeout_s)
+            try:
+                _prepare(connection, file, busy_timeout_s)
+                _keep_private(file)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        return await cls._open(connect, file)
+
+    @classmethod
+    async def open_reader(cls, file: Path, *, busy_timeout_s: float) -> SqliteConnection:
+        """Open a file that a writer has prepared.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
+
+        def connect() -> sqlite3.Connection:
+            connection = _connect(file, busy_timeout_s)
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("PRAGMA temp_store = MEMORY")  # answers are grouped there; no file beside ours
+            return connection
+
+        return await cls._open(connect, file)
+
+    @classmethod
+    async def _open(cls, connect: Callable[[], sqlite3.Connection], file: Path) -> SqliteConnection:
+        threads: list[threading.Thread] = []
+
+        def on_thread() -> sqlite3.Connection:
+            threads.append(threading.current_thread())
+            return connect()
+
+        try:
+            connection = await aiosqlite.Connection(on_thread, 1)
+        except (sqlite3.Error, OSError) as error:
+            await _ended(threads[0])
+            raise _explained(error, f"opening {file}") from error
+        except StoreError:
+            await _ended(threads[0])
+            raise
+        return cls(connection, threads[0], file)
+
+    async def fetch(self, statement: Statement, what: str) -> list[Sequence[Any]]:
+        """Run one statement, in one trip to the thread, and give its rows.
+
+        Raises:
+            StoreError: it failed and changed nothing; `what` says in the message what was being done.
+        """
+        try:
+            return list(await self._connection.execute_fetchall(*statement))
+        except (sqlite3.Error, *_REFUSED_TEXT) as error:
+            # By its bare name: a plugin may be told of it, and need not know where the app lives.
+            raise _explained(error, f"{what} {self._file.name}") from error
+
+    async def transact(self, statements: Iterable[Statement], what: str) -> None:
+        """Run statements in one transaction. Nothing else may be under way on this connection.
+
+        Raises:
+            StoreError: one failed, and nothing changed.
+        """
+        await self.fetch(("BEGIN IMMEDIATE", ()), what)
+        try:
+            for statement in statements:
+                await self.fetch(statement, what)
+            await self.fetch(("COMMIT", ()), what)
+        except StoreError:
+            # A full disk may have ended the transaction already.
+            if self._connection.in_transaction:
+                await self.fetch(("ROLLBACK", ()), what)
+            raise
+
+    def stop(self) -> asyncio.Future[Any]:
+        """Let statements under way finish, then close and end the thread. Called once; see `ended`."""
+        stopped = self._connection.stop()
+        assert stopped is not None  # it is only where no event loop runs
+        return stopped
+
+    async def ended(self) -> None:
+        """Wait until the thread, told to stop before, is gone."""
+        await _ended(self._thread)
+
+
+async def _ended(thread: threading.Thread) -> None:
+    # aiosqlite answers `stop` a moment before its thread ends, and has no public way to wait for that.
+    while thread.is_alive():  # noqa: ASYNC110  no event tells of it
+        await asyncio.sleep(0)
+
+
+def _connect(file: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    return sqlite3.connect(file, timeout=busy_timeout_s, isolation_level=None)
+
+
+def _prepare(connection: sqlite3.Connection, file: Path, busy_timeout_s: float) -> None:
+    # Another store that opens the same new file may hold it at a step for which SQLite does not wait by
+    # itself. All of `prepare` can be done again.
+    end = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            return prepare(connection, file)
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
+                raise
+            time.sleep(_PAUSE_S)
+
+
+def _keep_private(file: Path) -> None:
+    for path in (file, file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")):
+        if path.exists() and path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+
+
+def _explained(error: Exception, what: str) -> StoreError:
+    code = _code(error)
+    if code == sqlite3.SQLITE_BUSY:
+        return StoreLockedError(f"store: {what}: {error}, wanted no other process to hold it for so long")
+    if isinstance(error, OSError):
+        return StoreError(f"store: {what}: {error.strerror}, wanted a folder that exists and may be written")
+    if isinstance(error, _REFUSED_TEXT):
+        return StoreError(f"store: {what}: {error}, wanted text that SQLite can hold")
+    return StoreError(f"store: {what}: {error}, wanted {_WANTED.get(code, 'it to be done')}")
+
+
+def _code(error: Exception) -> int:
+    # Without the extended part. sqlite3's own complaints have none.
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF

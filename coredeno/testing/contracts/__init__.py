@@ -1,0 +1,1 @@
+"""One suite for each interface: subclass it in your tests, give it your own part, and pytest runs it."""
