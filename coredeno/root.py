@@ -35,12 +35,24 @@ class RootFolder:
 
     def __init__(self, root: Path) -> None:
         """Plan for `root`; nothing is touched."""
-        self.path = root
-        self.host = root / HOST_FOLDER
-        self.run = self.host / "run"
-        self.deno_cache = self.host / "deno-cache"
+        self.path: Path = root
         self.sockets: Path | None = None
         self._lock: int | None = None
+
+    @property
+    def host(self) -> Path:
+        """What the host keeps."""
+        return self.path / HOST_FOLDER
+
+    @property
+    def run(self) -> Path:
+        """Where sidecars have their stages; swept at each start."""
+        return self.host / "run"
+
+    @property
+    def deno_cache(self) -> Path:
+        """Our own runtime, compiled."""
+        return self.host / "deno-cache"
 
     def open(self) -> None:
         """Make what is missing, take the lock, sweep what a host that was killed left behind.
@@ -51,8 +63,6 @@ class RootFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.path = self.path.resolve()
-            self.host, self.run = self.path / HOST_FOLDER, self.path / HOST_FOLDER / "run"
-            self.deno_cache = self.host / "deno-cache"
             self.host.mkdir(mode=0o700, exist_ok=True)
             self._take_lock()
             self._sweep()

@@ -1,5 +1,5 @@
 // The floor for calls of the host: a socket, JSON lines, one Worker that echoes. No coredeno code.
-const listener = Deno.listen({ transport: "unix", path: Deno.args[0] });
+const listener = Deno.listen({ transport: "unix", path: Deno.args[0] as string });
 const worker = new Worker(new URL("echo_worker.ts", import.meta.url), { type: "module" });
 console.log("ready");
 const connection = await listener.accept();
@@ -28,7 +28,7 @@ for (;;) {
   const size = await connection.read(chunk);
   if (size === null) break;
   const lines = (rest + decoder.decode(chunk.subarray(0, size), { stream: true })).split("\n");
-  rest = lines.pop()!;
+  rest = lines.pop() as string;
   worker.postMessage(lines.map((line) => JSON.parse(line)));
 }
 Deno.exit(0);

@@ -4,7 +4,7 @@ import net from "node:net";
 import { Buffer } from "node:buffer";
 
 const worker = new Worker(new URL("requests_worker.ts", import.meta.url), { type: "module" });
-const session = http2.connect("http://localhost", { createConnection: () => net.connect(Deno.args[0]) });
+const session = http2.connect("http://localhost", { createConnection: () => net.connect(Deno.args[0] as string) });
 const stream = session.request({
   ":method": "POST",
   ":path": "/floor.Floor/Echo",
@@ -26,7 +26,7 @@ worker.onmessage = (event: MessageEvent<{ batch?: unknown[]; done?: unknown }>) 
   stream.write(frame);
 };
 
-let rest = Buffer.alloc(0);
+let rest: Buffer = Buffer.alloc(0);
 stream.on("data", (data: Buffer) => {
   rest = rest.length === 0 ? data : Buffer.concat([rest, data]);
   while (rest.length >= 5) {
@@ -36,4 +36,4 @@ stream.on("data", (data: Buffer) => {
     rest = rest.subarray(5 + size);
   }
 });
-stream.on("response", () => worker.postMessage({ start: JSON.parse(Deno.args[1]) }));
+stream.on("response", () => worker.postMessage({ start: JSON.parse(Deno.args[1] as string) }));

@@ -39,7 +39,7 @@ async function measure(plan: Plan): Promise<void> {
 self.onmessage = (event: MessageEvent<Request[] | { start: Plan }>) => {
   if (Array.isArray(event.data)) {
     for (const answer of event.data) {
-      pending.get(answer.id)!(answer.args);
+      pending.get(answer.id)?.(answer.args);
       pending.delete(answer.id);
     }
   } else {

@@ -24,8 +24,8 @@ class Batch:
     __slots__ = ("attachments", "messages")
 
     def __init__(self, messages: bytes, attachments: Sequence[bytes] = ()) -> None:
-        self.messages = messages
-        self.attachments = attachments
+        self.messages: bytes = messages
+        self.attachments: Sequence[bytes] = attachments
 
     def SerializeToString(self) -> bytes:  # noqa: N802 - the name that protobuf codecs call
         """Write it."""

@@ -69,7 +69,7 @@ class DenoProcess(asyncio.SubprocessProtocol):
     """One running Deno. Its output is drained for life; its stdin stays open, so that it notices our end."""
 
     def __init__(self, order: LaunchOrder, door: HostDoor) -> None:
-        self.pid = 0
+        self.pid: int = 0
         self._order = order
         self._door = door
         self._loop = asyncio.get_running_loop()

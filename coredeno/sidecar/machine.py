@@ -143,7 +143,7 @@ class SidecarMachine:
 
     def __init__(self, *, name: str, start_timeout_s: float, allow_untested_deno: bool) -> None:
         """A sidecar that is being launched. `begin` gives the first instructions."""
-        self.state = State.LAUNCHING
+        self.state: State = State.LAUNCHING
         self._name = name
         self._start_timeout_s = start_timeout_s
         self._allow_untested = allow_untested_deno

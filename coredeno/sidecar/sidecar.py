@@ -45,8 +45,8 @@ class Sidecar:
             on_end: called once when it is gone, with the reason (None if it was asked to end).
         """
         self.order = order
-        self.pid = 0
-        self.rpc = RpcClient(
+        self.pid: int = 0
+        self.rpc: RpcClient = RpcClient(
             limit_bytes=order.message_bytes,
             clock=clock,
             on_notification=on_notification,

@@ -18,8 +18,8 @@ class Stage:
     def __init__(self, base: Path) -> None:
         """Plan a stage beneath `base`, which does not exist yet."""
         self._base = base
-        self.folder = base / "stage"
-        self.deno_dir = base / "deno"
+        self.folder: Path = base / "stage"
+        self.deno_dir: Path = base / "deno"
         self._places = 0
 
     async def make(self, cache: Path) -> Path:

@@ -41,10 +41,10 @@ class FakeCore:
         self.code = code
         self.config = config
         self._session = session
-        self.files = FakeCoreFiles(self)
-        self.store = FakeCoreStore(self, None)
-        self.processes = FakeCoreProcesses(self)
-        self.services = _Names({name: _service(self, name, methods) for name, methods in services.items()})
+        self.files: FakeCoreFiles = FakeCoreFiles(self)
+        self.store: FakeCoreStore = FakeCoreStore(self, None)
+        self.processes: FakeCoreProcesses = FakeCoreProcesses(self)
+        self.services: _Names = _Names({name: _service(self, name, methods) for name, methods in services.items()})
 
     @property
     def call(self) -> CallContext:

@@ -76,7 +76,7 @@ class Outgoing:
         """
         self.entries: list[BytesEntry] = []
         self.attachments: list[bytes] = []
-        self.plain = self._convert(value, path, depth)
+        self.plain: Any = self._convert(value, path, depth)
 
     # One branch for each kind of value, the frequent ones first.
     def _convert(self, value: Any, path: Sequence[PathPart], depth: int) -> Any:  # noqa: PLR0911

@@ -34,9 +34,9 @@ class ProcessesContract(ABC):
         running_limit: how many processes an owner may have in what `make` gives.
     """
 
-    echo = Path("/bin/echo")
-    false = Path("/bin/false")
-    sleep = Path("/bin/sleep")
+    echo: Path = Path("/bin/echo")
+    false: Path = Path("/bin/false")
+    sleep: Path = Path("/bin/sleep")
     running_limit = 16
 
     @abstractmethod

@@ -1,0 +1,81 @@
+"""What the tests with a real Deno share: hosts in both isolations, and plugins written where they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from coredeno import HostConfig, Limits, PluginHost, Service
+
+PLUGINS = Path(__file__).parent / "plugins"
+
+
+class Boot:
+    """Starts hosts, each on a root of its own; the fixture stops them."""
+
+    def __init__(self, folder: Path, isolation: Any, running: AsyncExitStack) -> None:
+        self._folder = folder
+        self._isolation = isolation
+        self._running = running
+        self._count = 0
+
+    async def __call__(
+        self, *services: Service, hooks: Sequence[Any] = (), config: Mapping[str, Any] = {}, **limits: Any
+    ) -> PluginHost:
+        """A running host; `config` and `limits` are what is not as usual in `HostConfig` and `Limits`."""
+        self._count += 1
+        settings = HostConfig(
+            isolation=self._isolation, allow_unsigned=True, limits=Limits(**limits), **config
+        )
+        host = PluginHost(self.root, services=services, hooks=hooks, config=settings)
+        return await self._running.enter_async_context(host)
+
+    @property
+    def root(self) -> Path:
+        """The app root of the host that was started last (or of the first one, before)."""
+        return self._folder / f"app-{max(self._count, 1)}"
+
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(params=["process", "worker"])
+def isolation(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest_asyncio.fixture
+async def boot(tmp_path: Path, isolation: str) -> AsyncIterator[Boot]:
+    async with AsyncExitStack() as running:
+        yield Boot(tmp_path, isolation, running)
+
+
+@pytest.fixture
+def plugins() -> Path:
+    """The folder of the plugins that are kept as files."""
+    return PLUGINS
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a plugin: `write("code", "its main.ts", "more of its manifest", **{"other.ts": "…"})`."""
+
+    def write(code: str, source: str, manifest: str = "", **files: str) -> Path:
+        folder = tmp_path / "plugins" / code
+        view = f"code: {code}\nversion: 1.0.0\n{dedent(manifest)}"
+        for name, text in {".core/view.yml": view, "main.ts": dedent(source), **files}.items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        return folder
+
+    return write
+
+
+Eventually = Callable[..., Awaitable[None]]
