@@ -4,7 +4,9 @@ import net from "node:net";
 import { Buffer } from "node:buffer";
 
 const worker = new Worker(new URL("requests_worker.ts", import.meta.url), { type: "module" });
-const session = http2.connect("http://localhost", { createConnection: () => net.connect(Deno.args[0] as string) });
+const session = http2.connect("http://localhost", {
+  createConnection: () => net.connect(Deno.args[0] as string),
+});
 const stream = session.request({
   ":method": "POST",
   ":path": "/floor.Floor/Echo",

@@ -21,7 +21,6 @@ export type TieMaker = () => { near: EventEmitterPort; far: MessagePort };
 export interface EventEmitterPort {
   on(event: "close", listener: () => void): unknown;
   start(): void;
-  close(): void;
 }
 
 const WORKER_ENTRY = new URL("./worker.ts", import.meta.url);
@@ -33,7 +32,7 @@ export class Link {
   readonly #port: MessagePort;
   readonly #limit: number;
   #owner: LinkOwner | null = null;
-  #tie: EventEmitterPort | null = null;
+  readonly #gone = Promise.withResolvers<void>();
   #isOver = false;
   #broken: { reason: string; isFault: boolean } | null = null;
   #pings = 0;
@@ -81,8 +80,10 @@ export class Link {
   tie(make: TieMaker): void {
     if (this.#isOver) return;
     const { near, far } = make();
-    this.#tie = near;
-    near.on("close", () => this.#end("its Worker ended by itself", false));
+    near.on("close", () => {
+      this.#gone.resolve();
+      this.#end("its Worker ended by itself", false);
+    });
     near.start();
     this.outbox.flush();
     this.#port.postMessage('[["leash"]]', [far]);
@@ -102,6 +103,11 @@ export class Link {
     return this.#isOver;
   }
 
+  /** Resolves when the Worker's thread is seen to be gone, which may be never. */
+  get gone(): Promise<void> {
+    return this.#gone.promise;
+  }
+
   /** How long the open question has not been answered; 0 if there is none. */
   get busyMs(): number {
     return this.#ping === null ? 0 : performance.now() - this.#ping.sent;
@@ -116,7 +122,6 @@ export class Link {
     this.#port.onmessage = null; // closing hands out what is waiting
     this.#port.close();
     this.#worker.terminate();
-    this.#tie?.close();
   }
 
   #receive(data: unknown): void {

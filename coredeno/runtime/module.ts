@@ -58,7 +58,8 @@ export class Module implements LinkOwner {
   #askedBytes = 0;
   #logs = 0; // records that the Worker has not been told of
   #load: { id: number; started: number; timer: ReturnType<typeof setTimeout> | undefined } | null = null;
-  #unload: PromiseWithResolvers<boolean> | null = null;
+  readonly #disposed = Promise.withResolvers<boolean>();
+  #unloading: Promise<boolean> | null = null;
 
   constructor(readonly code: string, readonly link: Link, readonly wires: Wires) {}
 
@@ -109,21 +110,31 @@ export class Module implements LinkOwner {
     this.link.outbox.put(`["answer",${id},${answer},${render(slots)}]`, buffers);
   }
 
-  /** Let the Worker run `dispose`, then end it. Resolves to whether that was done within the grace. */
-  async unload(grace_ms: number): Promise<boolean> {
-    if (this.#unload !== null) return await this.#unload.promise; // asked twice
-    if (this.state !== "RUNNING") {
-      this.#over("STOPPED", wireError("Cancelled", `${this.code}: unloaded before it ran`));
-      return true;
+  /**
+   * Let the Worker run `dispose`, then end it; a module that does not run is only ended.
+   *
+   * @returns whether all that was done, and the Worker's thread is gone, within the grace.
+   */
+  unload(grace_ms: number): Promise<boolean> {
+    this.#unloading ??= this.#unload(grace_ms);
+    return this.#unloading;
+  }
+
+  async #unload(grace_ms: number): Promise<boolean> {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const tooLate = new Promise<false>((resolve) => {
+      timer = setTimeout(resolve, Math.min(grace_ms, LONGEST_TIMER_MS), false);
+    });
+    let isDisposed = true;
+    if (this.state === "RUNNING") {
+      this.state = "STOPPED";
+      this.link.outbox.put('["dispose"]');
+      isDisposed = await Promise.race([this.#disposed.promise, tooLate]);
     }
-    this.state = "STOPPED";
-    this.#unload = Promise.withResolvers<boolean>();
-    const timer = setTimeout(this.#unload.resolve, Math.min(grace_ms, LONGEST_TIMER_MS), false);
-    this.link.outbox.put('["dispose"]');
-    const clean = await this.#unload.promise;
-    clearTimeout(timer);
     this.#over("STOPPED", wireError("Cancelled", `${this.code}: unloaded`));
-    return clean;
+    const isGone = await Promise.race([this.link.gone.then(() => true), tooLate]);
+    clearTimeout(timer);
+    return isDisposed && isGone;
   }
 
   /** The Session keeps up again. */
@@ -157,15 +168,15 @@ export class Module implements LinkOwner {
       case "unloadable":
         return this.#unloadable(entry[1]);
       case "disposed":
-        if (this.#unload === null) throw new Fault("disposed: nobody asked");
-        return this.#unload.resolve(true);
+        if (this.#unloading === null) throw new Fault("disposed: nobody asked");
+        return this.#disposed.resolve(true);
       default:
         throw new Fault("message: of no known kind");
     }
   }
 
   broken(reason: string, isFault: boolean): void {
-    if (this.#unload !== null) return this.#unload.resolve(false);
+    if (this.#unloading !== null) return this.#disposed.resolve(false);
     const problem = isFault ? `protocol error: ${reason}` : reason;
     this.#over(
       "ERRORED",

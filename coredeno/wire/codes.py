@@ -50,7 +50,7 @@ _REQUEST_ERRORS: dict[str, type[errors.CoreDenoError]] = {
 def name_of(error: BaseException) -> str:
     """The row of the table that fits an error best: its own class, or the nearest parent that has one."""
     for cls in type(error).__mro__:
-        if cls.__name__ in ROWS:
+        if cls.__name__ in ROWS and cls.__module__ == errors.__name__:  # no namesake of an app's own
             return cls.__name__
     return "InternalError"
 
