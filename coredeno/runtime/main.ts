@@ -12,7 +12,6 @@ import { Session } from "./session.ts";
 const NEWLINE = 10;
 // A boot line is a few hundred bytes; whatever is far longer is none.
 const LONGEST_BOOT_LINE = 1_048_576;
-const LAST_WORDS_MS = 500;
 
 async function main(): Promise<void> {
   const boot = readBoot(await readBootLine());
@@ -31,7 +30,7 @@ async function main(): Promise<void> {
     toSession: (text, buffers) => session.send(text, buffers),
     isCongested: () => session.isCongested,
     memory,
-    finish: () => void finish(rpc, session),
+    finish: () => void rpc.flushed().then(() => Deno.exit(0)),
   }, ties.promise);
   const opened = session.open(modules).then(importTies).then(ties.resolve);
 
@@ -87,13 +86,6 @@ async function importTies(): Promise<TieMaker> {
     const { port1, port2 } = new MessageChannel();
     return { near: port1 as EventEmitterPort, far: port2 as unknown as MessagePort };
   };
-}
-
-/** Exit once the last answer is out, and the last log records, if the host takes them without delay. */
-async function finish(rpc: RpcWire, session: Session): Promise<never> {
-  setTimeout(() => Deno.exit(0), LAST_WORDS_MS);
-  await Promise.all([session.flushed(), rpc.flushed()]);
-  Deno.exit(0);
 }
 
 function memory(): { heap_bytes: number; rss_bytes: number } {

@@ -25,6 +25,8 @@ export interface Process {
 
 // A Worker that is not busy answers within a fraction of a millisecond; one that does not by then is told of as busy.
 const PING_PATIENCE_MS = 50;
+// A host that is well answers in a millisecond; one that does not is not waited for.
+const LAST_WORDS_MS = 500;
 // How often main asks by itself, and only while the host waits for something: an idle module costs nothing.
 const BEAT_MS = 500;
 
@@ -238,6 +240,8 @@ export class Modules implements Wires {
   async #shutdown(id: number, params: Fields): Promise<void> {
     const grace_ms = milliseconds(params["grace_ms"], "grace_ms");
     await Promise.all([...this.#modules.values()].map((module) => this.#end(module, grace_ms)));
+    // The Session keeps its order, so an answer says that the host has all that came before: the last log records.
+    await within(LAST_WORDS_MS, this.#healthCheck().catch(() => {}));
     this.#result(id, { ok: true });
     this.#process.finish();
   }
@@ -245,10 +249,7 @@ export class Modules implements Wires {
   async #ping(id: number, withSession: boolean): Promise<void> {
     if (withSession) await this.#healthCheck();
     const awake = [...this.#modules.values()].filter((module) => module.isAlive);
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const patience = new Promise((resolve) => timer = setTimeout(resolve, PING_PATIENCE_MS));
-    await Promise.race([Promise.all(awake.map(({ link }) => link.ping())), patience]);
-    clearTimeout(timer);
+    await within(PING_PATIENCE_MS, Promise.all(awake.map(({ link }) => link.ping())));
     const modules = [...this.#modules.values()].filter(({ state }) => state !== "STOPPED").map((module) => {
       const { code, state, inflight, link } = module;
       return [code, { state, busy_ms: Math.round(link.busyMs), inflight }];
@@ -297,6 +298,13 @@ export class Modules implements Wires {
     }
     throw error;
   }
+}
+
+/** Wait for `work`, but not longer than this. */
+async function within(ms: number, work: Promise<unknown>): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  await Promise.race([work, new Promise((resolve) => timer = setTimeout(resolve, ms))]);
+  clearTimeout(timer);
 }
 
 function parseMessages(bytes: Uint8Array): unknown {

@@ -44,8 +44,6 @@ export class Session {
   #stream: ClientHttp2Stream | null = null;
   #queue: Message[] = [];
   #queued = 0;
-  #unwritten = 0; // pieces that the stream has not passed on
-  #whenWritten: (() => void) | null = null;
   #isScheduled = false;
   #isBlocked = true; // until the stream stands
   #wasCongested = false;
@@ -70,14 +68,6 @@ export class Session {
     this.#queue.push({ text, buffers });
     this.#queued += size(text, buffers);
     this.#schedule();
-  }
-
-  /** Resolves when all that was sent has left, which is never if the host takes no more. */
-  flushed(): Promise<void> {
-    return new Promise((resolve) => {
-      if (this.#queue.length === 0 && this.#unwritten === 0) resolve();
-      else this.#whenWritten = resolve;
-    });
   }
 
   /** Load what is needed, and connect; what comes in goes to `owner`. */
@@ -174,14 +164,9 @@ export class Session {
     const messages = this.#encoder.encode(`[${batch.map(({ text }) => text).join(",")}]`);
     const attachments = batch.flatMap(({ buffers }) => buffers).map((buffer) => new Uint8Array(buffer));
     for (const piece of encodeFrame({ messages, attachments })) {
-      this.#unwritten++;
       // `write` takes it in any case; false means that no more should follow before `drain`.
-      if (this.#stream?.write(piece, () => this.#written()) === false) this.#isBlocked = true;
+      if (this.#stream?.write(piece) === false) this.#isBlocked = true;
     }
-  }
-
-  #written(): void {
-    if (--this.#unwritten === 0 && this.#queue.length === 0) this.#whenWritten?.();
   }
 }
 

@@ -33,7 +33,7 @@ class Stage:
         def make() -> Path:
             self._base.mkdir(mode=0o700)
             if cache.is_dir():
-                shutil.copytree(cache, self.deno_dir)
+                shutil.copytree(cache, self.deno_dir, ignore=_links)
             else:
                 self.deno_dir.mkdir(mode=0o700)
             self.folder.mkdir(mode=0o700)
@@ -49,7 +49,7 @@ class Stage:
                 return
             fresh = cache.with_name(f"{cache.name}.{self._base.name}")
             try:
-                shutil.copytree(self.deno_dir, fresh)
+                shutil.copytree(self.deno_dir, fresh, ignore=_links)
                 fresh.rename(cache)
             except OSError:  # the cache only saves time; another host or a full disk is no reason to fail
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -81,3 +81,8 @@ def remove_folder(folder: Path) -> None:
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)  # noqa: PTH108, PTH112
 
     shutil.rmtree(folder, onerror=retry)
+
+
+def _links(folder: str, names: list[str]) -> list[str]:
+    """Which entries are no plain files or folders: Deno keeps a link to itself, of a hundred megabytes."""
+    return [name for name in names if os.path.islink(os.path.join(folder, name))]  # noqa: PTH114, PTH118

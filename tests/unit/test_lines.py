@@ -1,0 +1,66 @@
+"""Lines of bounded length out of a stream of bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coredeno.sidecar.lines import LineCutter
+
+LIMIT = 8
+
+
+def lines(*chunks, limit_bytes=LIMIT):
+    cutter = LineCutter(limit_bytes)
+    return [line for chunk in chunks for line in cutter.feed(chunk)] + cutter.end()
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        (b"", []),
+        (b"\n", [""]),
+        (b"a", ["a"]),
+        (b"a\n", ["a"]),
+        (b"a\n\nb", ["a", "", "b"]),
+        (b"a\r\n", ["a\r"]),
+        (b"12345678\n", ["12345678"]),
+        (b"12345678", ["12345678"]),
+        (b"123456789\n", ["12345678"]),
+        (b"123456789", ["12345678"]),
+        (b"123456789 and more\nnext\n", ["12345678", "next"]),
+        (b"123456789\n123456789\n", ["12345678", "12345678"]),
+        (b"123456789\n\n", ["12345678", ""]),
+        (b"\xff\xc3\n", ["\ufffd\ufffd"]),
+        ("1234567é\n".encode(), ["1234567\ufffd"]),
+        ("é\n".encode(), ["é"]),
+        (b"\x1b[0m\x00\n", ["\x1b[0m\x00"]),
+    ],
+)
+def test_lines(data, wanted):
+    """Each line once, without its newline; of a longer one what fits; the last one needs no newline."""
+    assert lines(data) == wanted
+
+
+PIECE = st.binary(max_size=12) | st.sampled_from([b"\n", b"\n\n", b"x" * 9, b"12345678\n", b"\xc3\xa9"])
+
+
+@given(st.lists(PIECE, max_size=10).map(b"".join), st.lists(st.integers(0, 100), max_size=6))
+def test_the_cuts_of_the_stream_change_nothing(data, places):
+    """Byte by byte, in pieces or at once: the same lines, and as a simple split says."""
+    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    pieces = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]  # noqa: RUF007 - plainer
+    *whole, last = data.split(b"\n")
+    model = [line[:LIMIT].decode("utf-8", "replace") for line in (*whole, *([last] if last else []))]
+    assert lines(data) == lines(*pieces) == lines(*(bytes([byte]) for byte in data)) == model
+
+
+def test_what_is_held_is_bounded():
+    """A line without an end takes no more room than its limit."""
+    cutter = LineCutter(LIMIT)
+    found = [line for _ in range(1000) for line in cutter.feed(b"x" * 100)]
+    assert found == ["x" * LIMIT]
+    assert len(cutter._pending) <= LIMIT
+    assert cutter.feed(b"y\nz\n") == ["z"]
+    assert cutter.end() == []
