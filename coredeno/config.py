@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -38,14 +39,23 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     log_line_bytes: int = 8192
 
     def __post_init__(self) -> None:
-        floors = {"memory_mb": 16, "message_bytes": 4096, "calls_in_flight": 1, "requests_in_flight": 1}
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            floor = floors.get(name, 0)
-            if not value > 0 or value < floor:
+            if name.endswith("_s"):
+                _check_time("Limits", name, value)
+            elif type(value) is not int or value < _FLOORS.get(name, 1):
                 raise UsageError(
-                    f"Limits: {name} is {value!r}, wanted a number of at least {floor or 'more than 0'}"
+                    f"Limits: {name} is {value!r}, wanted a whole number of at least {_FLOORS.get(name, 1)}"
                 )
+
+
+_FLOORS = {"memory_mb": 16, "message_bytes": 4096}  # below, not even our own part of a sidecar works
+
+
+def _check_time(owner: str, name: str, value: object) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:  # type: ignore[operator]
+        raise UsageError(f"{owner}: {name} is {value!r}, wanted a number of seconds more than 0")
 
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,11 +87,12 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.isolation not in ("process", "worker"):
             raise UsageError(f"HostConfig: isolation is {self.isolation!r}, wanted 'process' or 'worker'")
-        for name, path in self.programs.items():
-            if not Path(path).is_absolute():
+        for name, kind in (("limits", Limits), ("policy", Policy), ("programs", Mapping)):
+            if not isinstance(getattr(self, name), kind):
+                raise UsageError(f"HostConfig: {name} is {getattr(self, name)!r}, wanted a {kind.__name__}")
+        programs: Mapping[str, Any] = self.programs  # what the hints say is not checked at construction
+        for name, path in programs.items():
+            if not (isinstance(path, str | Path) and Path(path).is_absolute()):
                 raise UsageError(f"HostConfig: programs[{name!r}] is {str(path)!r}, wanted an absolute path")
         for name in ("start_timeout_s", "stop_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise UsageError(
-                    f"HostConfig: {name} is {getattr(self, name)!r}, wanted a number more than 0"
-                )
+            _check_time("HostConfig", name, getattr(self, name))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -90,10 +89,11 @@ class PluginHost:
         self._listener = listener
         self._clock: Clock = clock or LoopClock()
         self._events = EventStream()
-        self._parts: AsyncExitStack | None = None
+        self._parts = AsyncExitStack()
         self._loader: Loader | None = None
         self._store: Store | None = None
         self._gateway: Gateway | None = None
+        self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._name = ""
 
@@ -114,32 +114,41 @@ class PluginHost:
         If it fails or is cancelled, everything that was started is stopped again, and nothing is left behind.
 
         Raises:
-            UsageError: it was started before, another host runs on this root, or a service is wrong.
+            UsageError: it was started before, another host runs on this root, a service is wrong, or it was
+                stopped meanwhile.
             ManifestError: the app's own `.core/view.yml` is not valid.
             StoreError: the store cannot be opened.
             DenoNotFound: there is no Deno, or not one that can be used.
             SidecarExited: the first sidecar could not be started.
         """
-        if self._parts is not None:
+        if self._starting is not None:
             raise UsageError("start: this host was started before, wanted a new PluginHost")
-        self._parts = AsyncExitStack()
+        # A task of its own, so that `stop` can end it, whoever waits for it here.
+        starting = self._starting = asyncio.create_task(self._start(), name="coredeno start")
         try:
-            await self._start(self._parts)
-        except BaseException:
+            await asyncio.wait([starting])
+        except asyncio.CancelledError:
             await self.stop()
             raise
+        if starting.cancelled():
+            await self.stop()
+            raise UsageError("start: the host was stopped meanwhile")
+        error = starting.exception()
+        if error is not None:
+            await self.stop()
+            raise error
 
     async def stop(self) -> None:
         """Stop everything, in the reverse order of the start: modules, sidecars, gateway, processes, store.
 
-        Harmless twice, before a start, and while another stop is under way. Each step has a deadline
-        (`HostConfig.stop_timeout_s`); what fails in one is logged, and the next goes on. If cancelled, it
-        finishes first.
+        Harmless twice, before a start, and while another stop is under way; a start that is under way ends.
+        Each step has a deadline (`HostConfig.stop_timeout_s`); what fails in one is logged, and the next goes
+        on. If cancelled, it finishes first.
         """
-        if self._parts is None:
+        if self._starting is None:
             return
         if self._stopping is None:
-            self._stopping = asyncio.create_task(self._stop(self._parts), name="coredeno stop")
+            self._stopping = asyncio.create_task(self._stop(self._starting), name="coredeno stop")
         cancelled: asyncio.CancelledError | None = None
         while not self._stopping.done():
             try:
@@ -183,7 +192,7 @@ class PluginHost:
             raise UsageError(
                 f"load_path: {str(folder)!r} is not signed; for development set HostConfig(allow_unsigned=True)"
             )
-        source = FolderSource(os.path.abspath(folder))  # noqa: PTH100, ASYNC240 - a matter of text only
+        source = FolderSource(Path(folder).absolute())  # noqa: ASYNC240 - a matter of text only
         return await self.load_source(source, group=group, config=config)
 
     async def load_source(
@@ -235,11 +244,10 @@ class PluginHost:
 
     # --- start and stop, step by step
 
-    async def _start(self, parts: AsyncExitStack) -> None:
+    async def _start(self) -> None:
         started = time.monotonic()
-        self._undo(parts, "events", self._close_events)
-        await asyncio.to_thread(self._root.open)
-        self._undo(parts, "root", lambda: asyncio.to_thread(self._root.close))
+        self._undo("events", self._close_events)
+        await self._open_root()
         manifest = await asyncio.to_thread(self._root.manifest)
         self._name = manifest.name if manifest else ""
         for hook in self._hooks:
@@ -265,12 +273,12 @@ class PluginHost:
         listener = self._listener or _grpc_listener()
 
         # Undone in the reverse order, whichever of the three below got how far.
-        self._undo(parts, "store", backend.aclose)
-        self._undo(parts, "processes", processes.stop_all)
-        self._undo(parts, "gateway", gateway.aclose)
-        self._undo(parts, "listener", listener.aclose)
-        self._undo(parts, "sidecars", supervisor.aclose, self._config.limits.unload_grace_s)
-        self._undo(parts, "modules", self._loader.aclose, 2 * self._config.limits.unload_grace_s)
+        self._undo("store", backend.aclose)
+        self._undo("processes", processes.stop_all)
+        self._undo("gateway", gateway.aclose)
+        self._undo("listener", listener.aclose)
+        self._undo("sidecars", supervisor.aclose, self._config.limits.unload_grace_s)
+        self._undo("modules", self._loader.aclose, 2 * self._config.limits.unload_grace_s)
 
         listener.bind(self.socket)
 
@@ -282,13 +290,26 @@ class PluginHost:
         await _all_or_none(open_gateway(), supervisor.start(self._loader))
         _log.info("started on %s in %.0f ms", self._root.path, (time.monotonic() - started) * 1000)
 
-    async def _stop(self, parts: AsyncExitStack) -> None:
-        await parts.aclose()
+    async def _open_root(self) -> None:
+        # A thread cannot be cancelled: whoever gives up meanwhile has to wait for it before undoing what it did.
+        opening = asyncio.create_task(asyncio.to_thread(self._root.open))
+
+        async def close() -> None:
+            await asyncio.wait([opening])
+            await asyncio.to_thread(self._root.close)
+
+        self._undo("root", close)
+        await asyncio.shield(opening)
+
+    async def _stop(self, starting: asyncio.Task[None]) -> None:
+        starting.cancel()
+        await asyncio.wait([starting])
+        if not starting.cancelled():
+            starting.exception()  # if `start` was cancelled nobody else looks at it
+        await self._parts.aclose()
         _log.info("stopped on %s", self._root.path)
 
-    def _undo(
-        self, parts: AsyncExitStack, name: str, undo: Callable[[], Awaitable[None]], extra_s: float = 0.0
-    ) -> None:
+    def _undo(self, name: str, undo: Callable[[], Awaitable[None]], extra_s: float = 0.0) -> None:
         async def step() -> None:
             limit_s = self._config.stop_timeout_s + extra_s
             try:
@@ -299,7 +320,7 @@ class PluginHost:
             except Exception:  # noqa: BLE001 - the other steps must be done whatever this one raises
                 _log.exception("stop: %s failed", name)
 
-        parts.push_async_callback(step)
+        self._parts.push_async_callback(step)
 
     async def _close_events(self) -> None:
         self._events.close()
@@ -326,6 +347,7 @@ class PluginHost:
         )
 
     def _make_supervisor(self, gateway: Gateway) -> Supervisor:
+        assert self._root.run is not None
         assert self._root.sockets is not None
         return Supervisor(
             config=self._config,
@@ -339,7 +361,8 @@ class PluginHost:
         )
 
     def _running(self) -> Loader:
-        if self._loader is None or self._parts is None or self._stopping is not None:
+        is_up = self._starting is not None and self._starting.done()
+        if self._loader is None or not is_up or self._stopping is not None:
             raise UsageError("load: the host does not run, wanted after start() and before stop()")
         return self._loader
 

@@ -26,17 +26,20 @@ from coredeno.gateway.gateway import Gateway
 from coredeno.hooks import Hooks
 from coredeno.interfaces import Clock, PluginSource, Processes
 from coredeno.manifest import Manifest
-from coredeno.module import Module, ModuleState
+from coredeno.module import Module, ModuleState, told_error
 from coredeno.policy import Policy
 from coredeno.services.method import Caller
 from coredeno.services.registry import ServiceRegistry
 from coredeno.sidecar.supervisor import Home, Need, Place, Supervisor
-from coredeno.wire.codes import from_wire
 from coredeno.wire.text import printable
 from coredeno.wire.typed import decoder_for
 from coredeno.wire.values import Outgoing
 
 _log = logging.getLogger("coredeno.host")
+_CALLED_BY_THE_SIDECAR = frozenset({"init", "dispose"})
+# For the end of a Worker that has nothing to dispose of. Its thread takes some milliseconds to end, on a busy
+# machine more; and if it does not end in time, its sidecar is killed, with all modules that share it.
+_THREAD_END_S = 0.5
 _ANSWER_WAIT_S = 0.5  # a sidecar's own time to answer, beyond what it was given
 
 
@@ -190,12 +193,12 @@ class Loader:
         except SidecarError as error:
             raise PluginCrashed(module=module.code, reason=f"load: {error}") from error
         if reply.error is not None:
-            raise from_wire(reply.error, module=module.code, timeout_s=limit_s)
+            raise told_error(reply.error, module=module.code, what="load", timeout_s=limit_s)
         try:
             loaded: _Loaded = reply.result(decoder_for(_Loaded))
         except msgspec.ValidationError as error:
             raise ProtocolError(f"{module.code}: load: {error}") from None
-        return frozenset(loaded.exports)
+        return frozenset(loaded.exports) - _CALLED_BY_THE_SIDECAR
 
     # --- unloading
 
@@ -227,7 +230,7 @@ class Loader:
     async def _take_out(self, module: Module, place: Place, *, grace_s: float) -> None:
         """Take a module out of its sidecar, with all that it holds; whatever it does, it is out then."""
         if place.sidecar.alive and not await self._asked_out(module, place, grace_s):
-            # `terminate()` does not stop a Worker that is busy; only the end of its process does.
+            # `terminate()` does not stop a Worker that is busy; only the end of its process does, whoever shares it.
             place.sidecar.broken(
                 SidecarExited(reason=f"killed: module {module.code!r} did not end by itself", exit_code=None)
             )
@@ -239,8 +242,8 @@ class Loader:
         await self._supervisor.give_up(place)
 
     async def _asked_out(self, module: Module, place: Place, grace_s: float) -> bool:
-        if self._config.isolation == "process" and grace_s == 0:
-            return True  # nothing to be saved; the end of the process is enough
+        """Whether the module has ended as it was asked to, in time."""
+        grace_s = grace_s or _THREAD_END_S
         try:
             reply = await place.sidecar.rpc.request(
                 "UnloadModule",
@@ -248,11 +251,11 @@ class Loader:
                 timeout_s=grace_s + _ANSWER_WAIT_S,
             )
             if reply.error is not None:
-                return self._config.isolation == "process"
+                return False
             unloaded: _Unloaded = reply.result(decoder_for(_Unloaded))
         except (TimeoutError, CoreDenoError, msgspec.ValidationError):
-            return self._config.isolation == "process"
-        return unloaded.clean or self._config.isolation == "process"
+            return False
+        return unloaded.clean
 
     def _forget(self, module: Module) -> None:
         if self.modules.get(module.code) is module:

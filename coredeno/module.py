@@ -13,10 +13,12 @@ from coredeno.clock import deadline
 from coredeno.config import Limits
 from coredeno.errors import (
     CoreDenoError,
+    FailedPrecondition,
     InvalidResult,
     PluginCrashed,
     PluginError,
     PluginTimeout,
+    ProtocolError,
     SidecarError,
     UsageError,
 )
@@ -24,7 +26,7 @@ from coredeno.interfaces import Clock
 from coredeno.manifest import Manifest
 from coredeno.permissions import Grants
 from coredeno.sidecar.rpc import Reply, RpcClient
-from coredeno.wire.codes import from_wire
+from coredeno.wire.codes import WireError, from_wire
 from coredeno.wire.typed import TypedDecoder, decoder_for
 from coredeno.wire.values import Outgoing
 
@@ -148,6 +150,7 @@ class Module:
             MessageTooLarge: the arguments are larger than `Limits.message_bytes`.
             PluginRaised: the function threw, or returned what cannot cross.
             InvalidResult: what it returned is not of the type `returns`.
+            LimitExceeded: what it returned is larger than `Limits.message_bytes`.
             PluginTimeout: the deadline passed.
             PluginCrashed: the module went down, before or meanwhile.
         """
@@ -245,10 +248,29 @@ class Module:
 
     def _result(self, reply: Reply, decoder: TypedDecoder, function: str, limit_s: float) -> Any:
         if reply.error is not None:
-            raise from_wire(reply.error, module=self.code, timeout_s=limit_s)
+            raise told_error(reply.error, module=self.code, what=function, timeout_s=limit_s)
         try:
             return reply.result(decoder)
         except msgspec.ValidationError as error:
             raise InvalidResult(
                 f"{self.code}: {function}: returned something else than wanted: {error}"
             ) from None
+
+
+def told_error(error: WireError, *, module: str, what: str, timeout_s: float) -> CoreDenoError:
+    """The error for what a sidecar answered to a request about `module`.
+
+    Args:
+        error: the error object, hostile.
+        module: the module's code.
+        what: what was asked for, such as the function's name.
+        timeout_s: the time that it was given, in seconds.
+    """
+    told = from_wire(error, module=module, timeout_s=timeout_s)
+    if isinstance(told, PluginTimeout):
+        return PluginTimeout(module=module, what=what, timeout_s=timeout_s)
+    if isinstance(told, FailedPrecondition | ProtocolError):  # its Worker ended, or was ended for what it did
+        crash = PluginCrashed(module=module, reason=f"{what}: {str(told).removeprefix(f'{module}: ')}")
+        crash.__cause__ = told
+        return crash
+    return told

@@ -28,7 +28,7 @@ class RootFolder:
     <root>/.core/view.yml       the app's own manifest, if it has one
                  lock           held by the one host that runs on this root
                  store.db       the store
-                 run/           stages of sidecars; swept at each start
+                 run/*/         stages of sidecars, a folder for each life of a host; swept at each start
                  deno-cache/    our own runtime, compiled
     ```
     """
@@ -37,17 +37,13 @@ class RootFolder:
         """Plan for `root`; nothing is touched."""
         self.path: Path = root
         self.sockets: Path | None = None
+        self.run: Path | None = None
         self._lock: int | None = None
 
     @property
     def host(self) -> Path:
         """What the host keeps."""
         return self.path / HOST_FOLDER
-
-    @property
-    def run(self) -> Path:
-        """Where sidecars have their stages; swept at each start."""
-        return self.host / "run"
 
     @property
     def deno_cache(self) -> Path:
@@ -66,7 +62,9 @@ class RootFolder:
             self.host.mkdir(mode=0o700, exist_ok=True)
             self._take_lock()
             self._sweep()
-            self.run.mkdir(mode=0o700)
+            # A sidecar of a host that was killed may write for a moment more, into the folder that it knows.
+            self._runs.mkdir(mode=0o700, exist_ok=True)
+            self.run = Path(tempfile.mkdtemp(dir=self._runs))
             self.sockets = _short_folder()
             (self.run / "sockets").write_text(str(self.sockets))
         except OSError as error:
@@ -101,7 +99,7 @@ class RootFolder:
         if self.sockets is not None:
             shutil.rmtree(self.sockets, ignore_errors=True)
             self.sockets = None
-        shutil.rmtree(self.run, ignore_errors=True)
+        shutil.rmtree(self._runs, ignore_errors=True)
         os.close(self._lock)
         self._lock = None
 
@@ -119,12 +117,17 @@ class RootFolder:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
+    @property
+    def _runs(self) -> Path:
+        return self.host / "run"
+
     def _sweep(self) -> None:
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            left = Path((self.run / "sockets").read_text())
-            if left.name.startswith(_SOCKET_PREFIX) and _is_own_folder(left):
-                shutil.rmtree(left, ignore_errors=True)
-        shutil.rmtree(self.run, ignore_errors=True)
+        for note in self._runs.glob("*/sockets"):
+            with contextlib.suppress(OSError, ValueError):
+                left = Path(note.read_text())
+                if left.name.startswith(_SOCKET_PREFIX) and _is_own_folder(left):
+                    shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(self._runs, ignore_errors=True)
 
 
 def _short_folder() -> Path:

@@ -47,7 +47,8 @@ def assert_unused(root: Path) -> None:
     core = root / ".core"
     if not core.is_dir():
         return
-    assert {entry.name for entry in core.iterdir()} <= {"deno-cache", "lock", "store.db", "view.yml"}
+    left = {entry.name for entry in core.iterdir()} - {"deno-cache", "lock", "store.db", "view.yml"}
+    assert not left, f"{core} has {left}"
     if (core / "lock").exists():
         lock = os.open(core / "lock", os.O_RDWR)
         try:

@@ -17,7 +17,6 @@ from coredeno.errors import (
     InvalidArgument,
     MethodNotFound,
     PermissionDenied,
-    ProtocolError,
     RequestError,
     StoreError,
 )
@@ -28,7 +27,7 @@ from coredeno.wire.typed import TypedDecoder
 _log = logging.getLogger("coredeno.gateway")
 _ARGUMENT_PLACE = re.compile(r"`\$\.args\[(\d+)\]")
 # What a service may tell a module in so many words; every other exception is a bug of the host's side.
-_TOLD = (RequestError, StoreError, ProtocolError)
+_TOLD = (RequestError, StoreError)
 
 
 class Gate:
@@ -54,13 +53,14 @@ class Gate:
 
         Raises:
             RequestError: the request cannot be granted; the module is told.
+            ProtocolError: the params are no JSON: whoever wrote them is no sidecar of ours.
             InternalError: a bug of this side; the log has it under the incident's number, the module only that.
         """
         method = self._methods.get(name)
         if method is None or not (caller.code or method.for_sidecar):
             raise MethodNotFound(f"{name[:200]}: there is no such method")
+        params = self._params(method, read)
         try:
-            params = self._params(method, read)
             check(caller.code, caller.grants, method.access(caller, params))
             return await method.run(caller, params)
         except PermissionDenied as denial:

@@ -94,7 +94,7 @@ class GrpcListener:
         if self._socket is not None:
             self._socket.close()
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            await asyncio.to_thread(self._path.unlink, missing_ok=True)
 
     def _protocol(self) -> H2Protocol:
         assert self._server is not None

@@ -8,7 +8,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from coredeno.errors import CoreDenoError, LimitExceeded, PluginTimeout, ProtocolError, UsageError
+from coredeno.errors import (
+    CoreDenoError,
+    InternalError,
+    LimitExceeded,
+    PluginTimeout,
+    ProtocolError,
+    UsageError,
+)
 from coredeno.gateway.gate import Gate, internal_error
 from coredeno.interfaces import Clock, Timer
 from coredeno.services.method import SIDECAR, Caller
@@ -37,6 +44,18 @@ class _Failure(msgspec.Struct, tag_field="jsonrpc", tag="2.0"):
 
 class _CancelParams(msgspec.Struct, forbid_unknown_fields=True):
     id: int
+
+
+class _UnderWay:
+    """One request that is being served."""
+
+    __slots__ = ("has_begun", "is_late", "module", "task")
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self.task: asyncio.Task[None] | None = None
+        self.has_begun = False
+        self.is_late = False
 
 
 class SessionPeer(Protocol):
@@ -71,8 +90,7 @@ class Session:
         self._message_bytes = message_bytes
         self._requests_in_flight = requests_in_flight
         self._loop = asyncio.get_running_loop()
-        self._tasks: dict[int, tuple[asyncio.Task[None], str]] = {}
-        self._expired: set[int] = set()
+        self._tasks: dict[int, _UnderWay] = {}
         self._notifications: set[asyncio.Task[None]] = set()
         self._answers: list[tuple[bytes, Sequence[bytes]]] = []
         self._writable = asyncio.Event()
@@ -98,16 +116,16 @@ class Session:
 
     def cancel_module(self, code: str) -> None:
         """Cancel all that is under way for a module."""
-        for task, module in list(self._tasks.values()):
-            if module == code:
-                task.cancel()
+        for request_id, request in list(self._tasks.items()):
+            if request.module == code:
+                self._cancel(request_id)
 
     def close(self) -> None:
         """End the Session: cancel all that is under way, send nothing more. Harmless twice."""
         self._closed = True
         self._answers.clear()
-        for task, _module in list(self._tasks.values()):
-            task.cancel()
+        for request_id in list(self._tasks):
+            self._cancel(request_id)
         for note in list(self._notifications):
             note.cancel()
 
@@ -145,8 +163,8 @@ class Session:
         except CoreDenoError as error:
             self._fail(message.id, error)
             return
-        task = self._loop.create_task(self._serve(caller, message, attachments))
-        self._tasks[message.id] = (task, caller.code)
+        under_way = self._tasks[message.id] = _UnderWay(caller.code)
+        under_way.task = self._loop.create_task(self._serve(under_way, caller, message, attachments))
 
     def _caller(self, message: SessionMessage) -> Caller:
         method = self._gate.methods.get(message.method)
@@ -164,9 +182,7 @@ class Session:
                 wanted = msgspec.json.decode(message.params, type=_CancelParams).id
             except msgspec.MsgspecError as error:
                 raise ProtocolError(f"{self._peer.name}: cancel: {error}") from None
-            task, _module = self._tasks.get(wanted, (None, ""))
-            if task is not None:
-                task.cancel()
+            self._cancel(wanted)
             return
         if message.method != "log.write" or message.bytes:
             raise ProtocolError(f"{self._peer.name}: {message.method[:80]!r} as a notification")
@@ -183,18 +199,23 @@ class Session:
     async def _log(self, caller: Caller, message: SessionMessage) -> None:
         try:
             await self._gate.run(caller, message.method, _reader(message, ()))
+        except InternalError:
+            pass  # logged under its number: a fault of the app's logging, and none of the module
         except CoreDenoError as error:
             self._break(ProtocolError(f"{self._peer.name}: {error}"))
 
-    async def _serve(self, caller: Caller, message: SessionMessage, attachments: Sequence[bytes]) -> None:
+    async def _serve(
+        self, under_way: _UnderWay, caller: Caller, message: SessionMessage, attachments: Sequence[bytes]
+    ) -> None:
         assert message.id is not None
+        under_way.has_begun = True
         timer: Timer | None = None
         try:
             if not self._writable.is_set():
                 await self._writable.wait()
             if caller.deadline_s is not None:
                 # One timer is a third of what asyncio.timeout costs, on the hottest path of all.
-                timer = self._clock.call_later(caller.deadline_s, lambda: self._expire(message))
+                timer = self._clock.call_later(caller.deadline_s, lambda: self._expire(message.id))
             result = await self._gate.run(caller, message.method, _reader(message, attachments))
             self._succeed(message.id, message.method, result)
         except ProtocolError as error:
@@ -203,36 +224,42 @@ class Session:
             self._fail(message.id, error)
         except asyncio.CancelledError:
             # Nobody cancels this task but the Session: it is too late, the module no longer waits, or it is gone.
-            self._cancelled(message.id, caller)
+            if under_way.is_late:
+                late_s = caller.deadline_s or 0
+                self._fail(
+                    message.id, PluginTimeout(module=caller.code, what=message.method, timeout_s=late_s)
+                )
+            else:
+                self._tell_cancelled(message.id)
             raise
         finally:
             if timer is not None:
                 timer.cancel()
-            self._expired.discard(message.id)
             self._tasks.pop(message.id, None)
 
-    def _expire(self, message: SessionMessage) -> None:
-        task, _module = self._tasks.get(message.id or 0, (None, ""))
-        if task is not None:
-            self._expired.add(message.id or 0)
-            task.cancel()
+    def _expire(self, request_id: int | None) -> None:
+        under_way = self._tasks.get(request_id or 0)
+        if under_way is not None and under_way.task is not None:
+            under_way.is_late = True
+            under_way.task.cancel()
 
-    def _cancelled(self, request_id: int, caller: Caller) -> None:
-        if request_id in self._expired:
-            what = "a request made inside it"
-            self._fail(
-                request_id, PluginTimeout(module=caller.code, what=what, timeout_s=caller.deadline_s or 0)
-            )
-        else:
-            self._put(
-                encode(_Failure(request_id, codes.WireError(_CANCELLED, "cancelled")), what="answer"), ()
-            )
+    def _cancel(self, request_id: int) -> None:
+        under_way = self._tasks.get(request_id)
+        if under_way is None or under_way.task is None:
+            return
+        under_way.task.cancel()
+        if not under_way.has_begun:  # then nothing of it will ever run, its answer included
+            del self._tasks[request_id]
+            self._tell_cancelled(request_id)
+
+    def _tell_cancelled(self, request_id: int) -> None:
+        self._put(encode(_Failure(request_id, codes.WireError(_CANCELLED, "cancelled")), what="answer"), ())
 
     def _succeed(self, request_id: int, method: str, result: Any) -> None:
         try:
             value = Outgoing(result, ("result",))
             answer = encode(_Result(request_id, value.plain, value.entries or None), what=method)
-        except UsageError as error:  # the service gave something that no plugin can take
+        except Exception as error:  # the service gave something that no plugin can take
             raise internal_error(f"the result of {method}", error) from error
         size = len(answer) + sum(map(len, value.attachments))
         if size > self._message_bytes:

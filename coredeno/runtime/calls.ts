@@ -103,12 +103,17 @@ export class Calls {
   abort(id: number): void {
     const context = this.#running.get(id);
     if (context !== undefined) {
-      CallContext.abort(context, ownError("Cancelled", "the host cancelled the call"));
+      this.#abort(context, ownError("Cancelled", "the host cancelled the call"));
     }
   }
 
   abortAll(why: string): void {
-    this.#running.forEach((context) => CallContext.abort(context, ownError("Cancelled", why)));
+    this.#running.forEach((context) => this.#abort(context, ownError("Cancelled", why)));
+  }
+
+  /** The plugin's listeners run as a part of the call that they belong to. */
+  #abort(context: CallContext, reason: Error): void {
+    this.run(context, () => CallContext.abort(context, reason));
   }
 
   // One timer for the nearest deadline, and not one a call: calls mostly end long before, and cost nothing then.
@@ -126,7 +131,7 @@ export class Calls {
       const { deadline } = context;
       if (deadline === undefined || CallContext.reason(context) !== null) return;
       if (deadline <= time) {
-        CallContext.abort(context, ownError("PluginTimeout", "the call's deadline has passed"));
+        this.#abort(context, ownError("PluginTimeout", "the call's deadline has passed"));
       } else if (deadline < next) next = deadline;
     });
     if (next < Infinity) this.#arm(next);

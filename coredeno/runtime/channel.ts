@@ -30,7 +30,8 @@
 import type { Limits } from "./boot.ts";
 import { Fault } from "./check.ts";
 import { ArrayBuffer, isArray, jsonParse, queueMicrotask } from "./intrinsics.ts";
-import type { Json, Slot } from "./values.ts";
+import type { Slot } from "./slots.ts";
+import type { Json } from "./values.ts";
 
 /** What a Worker has to load. */
 export interface LoadOrder {

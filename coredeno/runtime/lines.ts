@@ -4,7 +4,7 @@
  */
 
 import { Fault, type Fields, fields } from "./check.ts";
-import { readSlots, type Slot } from "./values.ts";
+import { readSlots, type Slot } from "./slots.ts";
 
 /** One message, with its line as it came. */
 export interface Line {

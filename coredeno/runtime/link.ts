@@ -32,18 +32,24 @@ export class Link {
   readonly #port: MessagePort;
   readonly #limit: number;
   #owner: LinkOwner | null = null;
+  readonly #tied = Promise.withResolvers<void>();
   readonly #gone = Promise.withResolvers<void>();
   #isOver = false;
   #broken: { reason: string; isFault: boolean } | null = null;
   #pings = 0;
   #ping: { sent: number; answered: PromiseWithResolvers<void> } | null = null;
 
-  /** Makes the Worker, with exactly these permissions. `messageBytes` is the host's limit for one message. */
-  constructor(permissions: WorkerPermissions, messageBytes: number) {
+  /**
+   * Makes the Worker, with exactly these permissions.
+   *
+   * @param messageBytes the host's limit for one message.
+   * @param entry for tests: another entry than worker.ts.
+   */
+  constructor(permissions: WorkerPermissions, messageBytes: number, entry: URL = WORKER_ENTRY) {
     assertComplete(permissions);
     this.permissions = permissions;
     this.#limit = messageBytes + CHANNEL_SLACK;
-    this.#worker = new Worker(WORKER_ENTRY, { type: "module", deno: { permissions } } as WorkerOptions);
+    this.#worker = new Worker(entry, { type: "module", deno: { permissions } } as WorkerOptions);
     // Before all else: an error that nobody prevents ends the whole process.
     this.#worker.addEventListener("error", (event) => {
       event.preventDefault();
@@ -87,6 +93,12 @@ export class Link {
     near.start();
     this.outbox.flush();
     this.#port.postMessage('[["leash"]]', [far]);
+    this.#tied.resolve();
+  }
+
+  /** Resolves once its end would be noticed. No plugin's code may run before: an end before is never noticed. */
+  get tied(): Promise<void> {
+    return this.#tied.promise;
   }
 
   /** Ask whether the Worker's loop turns. Resolves when it answers or is over; one question is open at a time. */

@@ -13,10 +13,17 @@ import { Fault, text, texts, whole } from "./check.ts";
 import { refusal, type WireError, wireError } from "./errors.ts";
 import { errorText, notificationText, requestText, resultText } from "./jsonrpc.ts";
 import type { Link, LinkOwner } from "./link.ts";
+import { readSlots, type Slot } from "./slots.ts";
 import { readThrown } from "./thrown.ts";
-import { isOver, readSlots, render, type Slot } from "./values.ts";
+import { isOver, PARAMS_ENVELOPE, render, writeJson } from "./values.ts";
 
 export type ModuleState = "LOADING" | "RUNNING" | "STOPPED" | "ERRORED";
+
+/** What a module needs of its Worker's end. */
+export type ModuleLink = Pick<
+  Link,
+  "outbox" | "isOver" | "tied" | "gone" | "busyMs" | "attach" | "ping" | "close"
+>;
 
 /** What a module needs of the two wires. */
 export interface Wires {
@@ -61,7 +68,7 @@ export class Module implements LinkOwner {
   readonly #disposed = Promise.withResolvers<boolean>();
   #unloading: Promise<boolean> | null = null;
 
-  constructor(readonly code: string, readonly link: Link, readonly wires: Wires) {}
+  constructor(readonly code: string, readonly link: ModuleLink, readonly wires: Wires) {}
 
   get inflight(): number {
     return this.#calls.size;
@@ -85,7 +92,7 @@ export class Module implements LinkOwner {
     }, Math.min(deadline_ms, LONGEST_TIMER_MS));
     this.#load = { id: order.id, started: performance.now(), timer };
     this.link.attach(this);
-    this.link.outbox.put(`["load",${render(order)}]`);
+    this.link.tied.then(() => this.link.outbox.put(`["load",${writeJson(order)}]`));
   }
 
   /** Pass a call on, as the line that it came in. */
@@ -107,7 +114,7 @@ export class Module implements LinkOwner {
   /** Give the host's answer to the Worker. `answer` is JSON, an object with `result` or `error`. */
   answered(id: number, answer: string, slots: readonly Slot[], buffers: readonly ArrayBuffer[]): void {
     this.#settle(id);
-    this.link.outbox.put(`["answer",${id},${answer},${render(slots)}]`, buffers);
+    this.link.outbox.put(`["answer",${id},${answer},${writeJson(slots)}]`, buffers);
   }
 
   /**
@@ -184,14 +191,14 @@ export class Module implements LinkOwner {
         module: this.code,
       }),
     );
-    this.wires.toHost(notificationText("ModuleExited", render({ code: this.code, reason: problem })));
+    this.wires.toHost(notificationText("ModuleExited", writeJson({ code: this.code, reason: problem })));
   }
 
   #loaded(exports: readonly string[]): void {
     const load = this.#loadEnded();
     this.state = "RUNNING";
     const load_ms = Math.round((performance.now() - load.started) * 10) / 10;
-    const line = resultText(load.id, render({ ok: true, exports, load_ms }), []);
+    const line = resultText(load.id, writeJson({ ok: true, exports, load_ms }), []);
     if (isOver(line, 0, this.wires.limits.message_bytes)) {
       throw new Fault("loaded: the names of the exports are too long");
     }
@@ -258,7 +265,7 @@ export class Module implements LinkOwner {
     if (this.#asked.size >= limits.requests_in_flight) throw new Fault("ask: too many requests in flight");
     const slots = readSlots({ params }, bytes);
     const buffers = attachments.take(slots);
-    const written = render(params);
+    const written = render(params, PARAMS_ENVELOPE);
     const call = typeof callId === "number" ? this.#calls.get(callId) : undefined;
     const sessionId = this.wires.register(this, id);
     const deadline_ms = call?.deadline === undefined
@@ -303,7 +310,7 @@ export class Module implements LinkOwner {
     if (message.length > this.wires.limits.log_line_bytes) throw new Fault("log: a record over the limit");
     if (++this.#logs > LOG_CREDIT) throw new Fault("log: more records than it may send");
     const call = typeof callId === "number" && this.#calls.has(callId) ? callId : undefined;
-    this.wires.toSession(notificationText("log.write", render({ level, message, call }), this.code));
+    this.wires.toSession(notificationText("log.write", writeJson({ level, message, call }), this.code));
     if (this.#logs >= LOGS_AT_ONCE && !this.wires.isCongested) this.releaseLogs();
   }
 

@@ -9,7 +9,8 @@ import { Link, type TieMaker } from "./link.ts";
 import type { Line } from "./lines.ts";
 import { Module, type Wires } from "./module.ts";
 import { samePermissions, type WorkerPermissions, workerPermissions } from "./permissions.ts";
-import { readSlots, render, type Slot } from "./values.ts";
+import { readSlots, type Slot } from "./slots.ts";
+import { writeJson } from "./values.ts";
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -284,11 +285,11 @@ export class Modules implements Wires {
     if ("promise" in request) return request.resolve(message);
     const { result, error } = message;
     const answer = error === undefined ? { result: result ?? null } : { error };
-    request.module.answered(request.id, render(answer), slots, buffers);
+    request.module.answered(request.id, writeJson(answer), slots, buffers);
   }
 
   #result(id: number, result: unknown): void {
-    this.toHost(resultText(id, render(result), []));
+    this.toHost(resultText(id, writeJson(result), []));
   }
 
   #refuse(id: number, error: unknown): void {

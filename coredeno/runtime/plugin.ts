@@ -4,9 +4,10 @@ import type { Calls } from "./calls.ts";
 import type { Attachments, LoadOrder, Outbox } from "./channel.ts";
 import { apply, hasOwn, jsonStringify, keys, replace, slice, startsWith } from "./intrinsics.ts";
 import type { Logs } from "./logs.ts";
+import { fill, type Slot } from "./slots.ts";
 import { describeThrown, type Thrown } from "./thrown.ts";
 import type { Core } from "./types.ts";
-import { fill, isOver, pack, type Slot, TooLarge } from "./values.ts";
+import { isOver, pack, TooLarge } from "./values.ts";
 
 type Exported = (...args: unknown[]) => unknown;
 type Namespace = Readonly<Record<string, unknown>>;

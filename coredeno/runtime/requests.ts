@@ -4,8 +4,8 @@ import type { Limits } from "./boot.ts";
 import { CallContext, type Calls } from "./calls.ts";
 import { type Outbox, REQUEST_BYTES_FACTOR } from "./channel.ts";
 import { errorFromHost, ownError } from "./errors.ts";
-import { jsonStringify, ownMap, Promise } from "./intrinsics.ts";
-import { isOver, pack, type Packed } from "./values.ts";
+import { jsonStringify, ownMap, Promise, queueMicrotask } from "./intrinsics.ts";
+import { isOver, pack, type Packed, PARAMS_ENVELOPE } from "./values.ts";
 
 /** What a request comes to: the host's answer, or an error of our own. */
 type Outcome = { readonly result: unknown } | { readonly error: unknown } | { readonly reason: Error };
@@ -42,7 +42,7 @@ export class Requests {
    */
   async ask(method: string, params: Readonly<Record<string, unknown>>): Promise<unknown> {
     const context = this.#calls.current;
-    const packed = pack(params, ["params"], this.#limits.message_bytes);
+    const packed = pack(params, ["params"], this.#limits.message_bytes, PARAMS_ENVELOPE);
     const outcome = await new Promise<Outcome>((settle) => this.#begin(method, packed, context, settle));
     // Made here, right after the await, the error's stack goes on into the plugin's code.
     if ("result" in outcome) return outcome.result;
@@ -55,6 +55,7 @@ export class Requests {
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
     this.#end(pending);
+    this.#sendWaiting();
     if (pending.context !== undefined) CallContext.forget(pending.context, id);
     pending.settle(outcome);
   }
@@ -98,6 +99,8 @@ export class Requests {
     if (!this.#waiting.delete(pending.id)) {
       this.#outbox.put(`["drop",${pending.id}]`);
       this.#end(pending);
+      // Not at once: those next in line may be of the same call, and about to be dropped as well.
+      queueMicrotask(() => this.#sendWaiting());
     }
     pending.settle({ reason });
   }
@@ -105,13 +108,12 @@ export class Requests {
   #end(pending: Pending): void {
     this.#pending.delete(pending.id);
     this.#pendingBytes -= pending.size;
-    if (this.#waiting.size > 0) this.#sendWaiting();
   }
 
   #sendWaiting(): void {
-    for (;;) {
-      const next = this.#waiting.values().next().value;
-      if (next === undefined || !this.#hasRoom(next.size)) return;
+    while (this.#waiting.size > 0) {
+      const next = this.#waiting.values().next().value as Pending;
+      if (!this.#hasRoom(next.size)) return;
       this.#waiting.delete(next.id);
       this.#send(next);
     }

@@ -58,15 +58,14 @@ export class Session {
 
   /** The queue is long: the host does not keep up. */
   get isCongested(): boolean {
-    const isCongested = this.#queued > CONGESTED_BYTES;
-    this.#wasCongested ||= isCongested;
-    return isCongested;
+    return this.#queued > CONGESTED_BYTES;
   }
 
   /** Queue a message. What one turn queues leaves as one batch, as soon as the host takes it. */
   send(text: string, buffers: readonly ArrayBuffer[] = NO_BUFFERS): void {
     this.#queue.push({ text, buffers });
     this.#queued += size(text, buffers);
+    this.#wasCongested ||= this.isCongested;
     this.#schedule();
   }
 

@@ -3,14 +3,13 @@
  * The rules are those of docs/wire.md, "Values". Pure: no I/O.
  */
 
-import { Fault, fields, list, whole } from "./check.ts";
+import { Fault, type Fields } from "./check.ts";
 import {
   apply,
   ArrayBuffer,
   defineProperty,
   getPrototypeOf,
   getterOf,
-  hasOwn,
   includes,
   isArray,
   isView,
@@ -21,16 +20,8 @@ import {
   String,
   Uint8Array,
 } from "./intrinsics.ts";
+import { MAX_BINARY, type Path, type Slot } from "./slots.ts";
 import { describeThrown } from "./thrown.ts";
-
-/** A way into a value: object keys and array indexes, from its root. */
-export type Path = readonly (string | number)[];
-
-/** Where in a message a binary value belongs, and how long it is. */
-export interface Slot {
-  readonly at: Path;
-  readonly len: number;
-}
 
 /** A value made ready to cross: its JSON, with `null` where the binary values belong. */
 export interface Packed {
@@ -42,7 +33,8 @@ export interface Packed {
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 
 export const MAX_DEPTH = 128;
-export const MAX_BINARY = 1024;
+/** In the params of a request a value of the plugin stands two levels down: `params.args[0]`. */
+export const PARAMS_ENVELOPE = 2;
 
 const NOTHING: readonly never[] = Object.freeze([]);
 
@@ -62,10 +54,11 @@ export class TooLarge extends Error {
  *
  * @param root where the value will stand in its message, such as `["result"]`.
  * @param limitBytes more than this in binary values (which are copied here) is refused; the text is the caller's.
+ * @param envelope how many outer levels of it are not the plugin's and do not count.
  * @throws {DataError} it has something that cannot cross, or reading it threw.
  * @throws {TooLarge} it has too many bytes.
  */
-export function pack(value: unknown, root: Path, limitBytes: number): Packed {
+export function pack(value: unknown, root: Path, limitBytes: number, envelope = 0): Packed {
   switch (typeof value) {
     case "string":
       return { text: wellFormed(jsonStringify(value)), slots: NOTHING, buffers: NOTHING };
@@ -77,7 +70,7 @@ export function pack(value: unknown, root: Path, limitBytes: number): Packed {
   }
   const walk = new Walk(root, limitBytes);
   try {
-    const text = jsonStringify(walk.copy(value, 0));
+    const text = jsonStringify(walk.copy(value, -envelope));
     return { text: wellFormed(text), slots: walk.slots, buffers: walk.buffers };
   } catch (error) {
     // Made anew: a stack shows ten frames, and those of the walk would be all of them.
@@ -231,18 +224,25 @@ function define(target: object, key: string, value: unknown): void {
   defineProperty(target, key, { value, enumerable: true, writable: true, configurable: true });
 }
 
+/** Write data of our own as JSON; a lone surrogate in it becomes U+FFFD. */
+export function writeJson(value: unknown): string {
+  return wellFormed(jsonStringify(value));
+}
+
 /**
- * Write data that came from `JSON.parse` (of another's text) as JSON again: what leaves is what we wrote.
+ * Write data that a Worker sent as JSON again: what leaves is what we wrote, however it was put.
  *
+ * @param envelope how many outer levels of it do not count.
  * @throws {Fault} it is deeper than {@link MAX_DEPTH}.
  */
-export function render(value: unknown): string {
-  const text = jsonStringify(value);
+export function render(value: unknown, envelope = 0): string {
+  const text = writeJson(value);
+  const levels = MAX_DEPTH + envelope;
   // A level costs two characters at least, so a short text is never too deep.
-  if (text.length > 2 * MAX_DEPTH && !isShallow(value, MAX_DEPTH)) {
-    throw new Fault(`value: deeper than ${MAX_DEPTH} levels`);
+  if (text.length > 2 * levels && !isShallow(value, levels)) {
+    throw new Fault(`value: deeper than ${levels} levels`);
   }
-  return wellFormed(text);
+  return text;
 }
 
 function isShallow(value: unknown, levels: number): boolean {
@@ -256,62 +256,12 @@ function isShallow(value: unknown, levels: number): boolean {
   return true;
 }
 
-type Fields = Readonly<Record<string, unknown>>;
-
 // A backslash that is itself escaped does not begin an escape, hence the pairs before it.
 const LONE_SURROGATE = /(?<!\\)((?:\\\\)*)\\ud[89a-f][0-9a-f]{2}/g;
 
 /** Put U+FFFD for lone surrogates in a text by `JSON.stringify`, which writes only those as `\ud…`. */
 function wellFormed(text: string): string {
   return includes(text, "\\ud") ? replace(text, LONE_SURROGATE, "$1\\ufffd") : text;
-}
-
-/**
- * Read a message's `bytes`, and see that each entry names a place of its own that holds `null`.
- *
- * @throws {Fault} it does not.
- */
-export function readSlots(message: Fields, bytes: unknown): Slot[] {
-  const entries = list(bytes, "bytes");
-  if (entries.length > MAX_BINARY) {
-    throw new Fault(`bytes: ${entries.length} entries, wanted at most ${MAX_BINARY}`);
-  }
-  const seen = new Set<string>();
-  return entries.map((entry, i) => {
-    const { at, len } = fields(entry, `bytes[${i}]`);
-    const path = list(at, `bytes[${i}].at`) as Path;
-    const name = jsonStringify(path);
-    if (seen.has(name)) throw new Fault(`bytes[${i}].at: ${name} twice`);
-    seen.add(name);
-    locate(message, path);
-    return { at: path, len: whole(len, `bytes[${i}].len`) };
-  });
-}
-
-/** Put binary values where they belong, in place. What `readSlots` let pass is never refused here. */
-export function fill(message: Fields, slots: readonly Slot[], buffers: readonly ArrayBuffer[]): void {
-  for (let i = 0; i < slots.length; i++) {
-    const { at } = slots[i] as Slot;
-    const parent = locate(message, at);
-    parent[at[at.length - 1] as string] = new Uint8Array(buffers[i] as ArrayBuffer);
-  }
-}
-
-function locate(message: Fields, at: Path): Record<string, unknown> {
-  if (at[0] !== "params" && at[0] !== "result") throw new Fault("bytes: a path begins with params or result");
-  let parent: unknown = null;
-  let value: unknown = message;
-  for (let i = 0; i < at.length; i++) {
-    const step = at[i];
-    const isStep = isArray(value) ? typeof step === "number" : typeof step === "string";
-    if (!isStep || typeof value !== "object" || value === null || !hasOwn(value, step as string)) {
-      throw new Fault("bytes: no such place");
-    }
-    parent = value;
-    value = (value as Fields)[step as string];
-  }
-  if (value !== null) throw new Fault("bytes: the place does not hold null");
-  return parent as Record<string, unknown>;
 }
 
 const encoder = new TextEncoder();

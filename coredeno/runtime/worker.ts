@@ -11,7 +11,7 @@ import { uncurry } from "./intrinsics.ts";
 import { Logs, replaceConsole } from "./logs.ts";
 import { Plugin } from "./plugin.ts";
 import { Requests } from "./requests.ts";
-import { fill, type Slot } from "./values.ts";
+import { fill, type Slot } from "./slots.ts";
 
 const post = uncurry(
   MessagePort.prototype.postMessage as (message: unknown, transfer?: Transferable[]) => void,

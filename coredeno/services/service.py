@@ -34,6 +34,8 @@ RESERVED_NAMES = frozenset(
 _SERVICE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 # JavaScript gives these names a meaning of its own: awaiting an object with `then` calls it, and so on.
 _FORBIDDEN_METHODS = frozenset({"then", "constructor", "toString", "valueOf", "toJSON", "hasOwnProperty"})
+_PERMISSION_WORD = re.compile(r"[a-z0-9][a-z0-9._-]*")  # as manifests list them
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _MARK = "__coredeno_rpc__"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -91,6 +93,8 @@ def rpc(method: _F | None = None, /, *, permission: str | None = None) -> _F | C
     """
 
     def mark(function: _F) -> _F:
+        if not callable(function):
+            raise UsageError(f"rpc: on {function!r}, wanted a method, or @rpc(permission=…)")
         setattr(function, _MARK, permission or "")
         return function
 
@@ -129,7 +133,7 @@ def _method(service: Service, service_name: str, attribute: str, permission: str
     if not inspect.iscoroutinefunction(function):
         raise UsageError(f"{what}: is no coroutine function, wanted async def")
     owner, _, word = permission.partition(":")
-    if permission and (owner != service_name or not word):
+    if permission and (owner != service_name or not _PERMISSION_WORD.fullmatch(word)):
         raise UsageError(f"{what}: permission is {permission!r}, wanted {service_name!r} + ':' + a word")
     access = ServiceAccess(service=service_name, permission=word or None)
 
@@ -157,15 +161,22 @@ def _arguments(what: str, function: Callable[..., Any]) -> type[msgspec.Struct]:
     except Exception as error:
         raise UsageError(f"{what}: its type hints cannot be read: {error}") from error
     parameters = list(inspect.signature(function).parameters.values())
-    if not parameters or hints.get(parameters[0].name) is not Context:
+    if (
+        not parameters
+        or hints.get(parameters[0].name) is not Context
+        or parameters[0].kind not in _BY_POSITION
+    ):
         raise UsageError(f"{what}: its first argument is not 'ctx: Context', which it must be")
     fields: list[Any] = []
     for parameter in parameters[1:]:
-        if parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+        if parameter.kind not in _BY_POSITION:
             raise UsageError(f"{what}: {parameter} cannot be passed by position, wanted plain parameters")
         if parameter.name not in hints:
             raise UsageError(f"{what}: {parameter.name} has no type hint, wanted one to validate by")
-        TypedDecoder(hints[parameter.name])  # refuses what msgspec cannot decode, and names it
+        try:
+            TypedDecoder(hints[parameter.name])
+        except UsageError as error:
+            raise UsageError(f"{what}: {parameter.name}: {error}") from None
         field: tuple[Any, ...] = (parameter.name, hints[parameter.name])
         if parameter.default is not inspect.Parameter.empty:
             # As a factory, for msgspec takes no mutable default; the method gets the very object that Python would.

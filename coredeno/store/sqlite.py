@@ -135,14 +135,12 @@ class SqliteStore:
             await self._writes.settled()
             await self._reads.settled()
         finally:
-            # Also when the loop is being torn down: told first, then waited for, so that each thread ends.
-            connections = [
-                connection for connection in (self._reader, self._writer) if connection is not None
-            ]
-            for stopping in [connection.stop() for connection in connections]:
-                await stopping
-            for connection in connections:
-                await connection.ended()
+            # One after the other: of two connections that close at once each may find the other still there,
+            # and then neither writes the `-wal` file back into the database.
+            try:
+                await _end(self._reader)
+            finally:  # also when the loop is being torn down, or the writer's thread would never end
+                await _end(self._writer)
 
     def _open_one(self, connection: SqliteConnection | None, what: str) -> SqliteConnection:
         if self._reader is None or connection is None or self._closing is not None:
@@ -170,6 +168,12 @@ class SqliteStore:
             {key: found[group, key] for key in sorted(set(keys)) if (group, key) in found}
             for group, keys in asked
         ]
+
+
+async def _end(connection: SqliteConnection | None) -> None:
+    if connection is not None:
+        await connection.stop()
+        await connection.ended()
 
 
 async def _read_group(reader: SqliteConnection, group: str) -> dict[str, str]:

@@ -44,7 +44,9 @@ class FakeCore:
         self.files: FakeCoreFiles = FakeCoreFiles(self)
         self.store: FakeCoreStore = FakeCoreStore(self, None)
         self.processes: FakeCoreProcesses = FakeCoreProcesses(self)
-        self.services: _Names = _Names({name: _service(self, name, methods) for name, methods in services.items()})
+        self.services: _Names = _Names(
+            {name: _service(self, name, methods) for name, methods in services.items()}
+        )
 
     @property
     def call(self) -> CallContext:

@@ -168,27 +168,29 @@ class FakeSidecar:
             raise _Told(_raised("LoadError", f"no fake plugin has the code {code!r}"))
         core = FakeCore(code, self._session, params["services"], params["config"])
         module = self._modules[code] = _FakeModule(make(), core)
+        init = getattr(module.plugin, "init", None)
         try:
-            init = getattr(module.plugin, "init", None)
             if init is not None:
-                await _run(init, (core,), CallContext())
-        except _Told:
+                await module.run(init, (core,), CallContext())
+        except BaseException:
             module.state = "ERRORED"
             raise
         module.state = "RUNNING"
         return {"ok": True, "exports": sorted(module.exports), "load_ms": 0.0}
 
     async def _unload(self, params: dict[str, Any]) -> Any:
-        module = self._modules.pop(params["code"], None)
-        for call in module.calls if module is not None else ():
-            self._cancel(call)
+        module = self._modules.get(params["code"])
         clean = True
-        dispose = getattr(module.plugin, "dispose", None) if module is not None else None
-        if dispose is not None:
-            try:
-                await _run(dispose, (), CallContext())
-            except _Told:
-                clean = False
+        if module is not None and module.state == "RUNNING":
+            module.state = "STOPPED"
+            dispose = getattr(module.plugin, "dispose", None)
+            if dispose is not None:
+                try:
+                    await _run(dispose, (), CallContext())
+                except _Told:
+                    clean = False
+        for task in module.tasks if module is not None else ():
+            self._cancel(task)
         return {"ok": True, "clean": clean}
 
     async def _status(self, params: dict[str, Any]) -> Any:
@@ -197,17 +199,11 @@ class FakeSidecar:
 
     async def _call(self, params: dict[str, Any]) -> Any:
         module = self._modules.get(params["code"])
-        if module is None:
-            raise _Told(WireError(ROWS["NotFound"].code, f"{params['code']}: no such module here"))
+        if module is None or module.state != "RUNNING":
+            raise _Told(WireError(ROWS["FailedPrecondition"].code, f"{params['code']}: is not RUNNING here"))
         function = getattr(module.plugin, params["function"])
         context = CallContext(deadline_ms=params.get("deadline_ms"), trace=params.get("trace"))
-        task = asyncio.current_task()
-        assert task is not None
-        module.calls.add(task)
-        try:
-            return await _run(function, params["args"], context)
-        finally:
-            module.calls.discard(task)
+        return await module.run(function, params["args"], context)
 
     async def _shutdown(self, _params: dict[str, Any]) -> Any:
         asyncio.get_running_loop().call_soon(self.kill, 0)
@@ -228,7 +224,17 @@ class _FakeModule:
         self.plugin = plugin
         self.core = core
         self.state = "LOADING"
-        self.calls: set[asyncio.Task[Any]] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, function: Callable[..., Any], args: Sequence[Any], call: CallContext) -> Any:
+        """Run one of its functions, which ends when the module does."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        try:
+            return await _run(function, args, call)
+        finally:
+            self.tasks.discard(task)
 
     @property
     def exports(self) -> list[str]:

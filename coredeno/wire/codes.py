@@ -58,7 +58,8 @@ def name_of(error: BaseException) -> str:
 def to_wire(error: errors.CoreDenoError) -> WireError:
     """The error object that tells the other side about `error`: its text, its name and its fields."""
     name = name_of(error)
-    return WireError(ROWS[name].code, str(error), {"name": name, **errors.facts_of(error)})
+    facts = {key: _cut(value) for key, value in errors.facts_of(error).items()}
+    return WireError(ROWS[name].code, _cut(str(error)), {"name": name, **facts})
 
 
 def status_of(error: BaseException) -> str:
@@ -102,6 +103,15 @@ def from_wire(error: WireError, *, module: str, timeout_s: float | None = None) 
 
 
 _TEXT_LIMIT = 8192  # characters; the sidecar cuts there too (docs/wire.md)
+
+
+_TOLD_LIMIT = (
+    1024  # characters of each text that a module is told; a service may have put anything into its error
+)
+
+
+def _cut(value: Any) -> Any:
+    return value[:_TOLD_LIMIT] if isinstance(value, str) else value
 
 
 def _text(value: object) -> str:

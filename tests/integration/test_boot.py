@@ -10,7 +10,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ Write = Callable[..., Path]
 
 ECHO = "export function echo(value) { return value; }"
 UNSIGNED = HostConfig(allow_unsigned=True)
+
+
+@asynccontextmanager
+async def running(host: PluginHost) -> AsyncIterator[PluginHost]:
+    """A host that the test itself will stop; if it fails before that, it is stopped here."""
+    try:
+        await host.start()
+        yield host
+    finally:
+        await host.stop()
 
 
 # --- failures early in the start
@@ -350,29 +361,50 @@ async def test_a_host_that_was_killed_is_cleared_away(
     try:
         with pytest.raises(UsageError, match=rf"in use by another host \(process {other.process.pid}\)"):
             await PluginHost(root).start()
-        left_in_run = {entry.name for entry in (root / ".core" / "run").iterdir()}
+        (left,) = (root / ".core" / "run").iterdir()
         assert other.sidecars
         assert other.sockets.is_dir()
     finally:
         await asyncio.to_thread(other.kill)
 
+    await eventually(lambda: all(map(is_gone, other.sidecars)), within_s=1)
     async with PluginHost(root) as host:
-        await eventually(lambda: all(map(is_gone, other.sidecars)), within_s=1)
         assert not other.sockets.exists()
         assert host.socket.parent != other.sockets
-        assert {entry.name for entry in (root / ".core" / "run").iterdir()} == {"sockets", "sidecar-1"}
-        assert len(left_in_run) > 1
+        assert not left.exists()
+        (run,) = (root / ".core" / "run").iterdir()
+        assert {entry.name for entry in run.iterdir()} == {"sockets", "sidecar-1"}
+    assert_unused(root)
+
+
+async def test_a_sidecar_that_outlives_its_killed_host_does_not_hinder_the_next(tmp_path: Path):
+    """What still appears in the folders of the dead host, at any moment, is in nobody's way."""
+    root = tmp_path / "app"
+    old = root / ".core" / "run" / "old"
+    deno = old / "sidecar-1" / "deno"
+    deno.mkdir(parents=True)
+    writes = f"while :; do mkdir -p {deno}; : > {deno}/cache; done"
+    survivor = subprocess.Popen(["/bin/sh", "-c", writes], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(3):
+            async with PluginHost(root):
+                pass
+    finally:
+        survivor.kill()
+        await asyncio.to_thread(survivor.wait)
+    async with PluginHost(root):
+        assert not old.exists()
     assert_unused(root)
 
 
 async def test_a_folder_that_is_not_ours_is_not_swept(tmp_path: Path):
     """The sweep removes only folders with the host's own prefix: a forged note cannot make it remove others."""
-    (tmp_path / "app" / ".core" / "run").mkdir(parents=True)
+    run = tmp_path / "app" / ".core" / "run" / "old"
     (tmp_path / "precious").mkdir()
     (tmp_path / "coredeno-link").symlink_to(tmp_path / "precious")
     for forged in (tmp_path / "precious", tmp_path / "coredeno-link", tmp_path / "coredeno-missing"):
-        (tmp_path / "app" / ".core" / "run").mkdir(exist_ok=True)
-        (tmp_path / "app" / ".core" / "run" / "sockets").write_text(str(forged))
+        run.mkdir(parents=True)
+        (run / "sockets").write_text(str(forged))
         async with PluginHost(tmp_path / "app"):
             pass
     assert (tmp_path / "precious").is_dir()
@@ -437,7 +469,6 @@ class Steps(Hooks):
         )
 
     async def register_services(self, services: ServiceRegistry) -> None:
-        assert (self.root / ".core" / "lock").exists()
         self.note("services registered")
 
     async def module_stopped(self, module, reason) -> None:
@@ -447,9 +478,7 @@ class Steps(Hooks):
 async def test_parts_start_in_order_and_stop_in_reverse(tmp_path: Path, write: Write):
     """Root, services, socket, then store and sidecar side by side; and the way back: modules first, root last."""
     steps = Steps(tmp_path / "app")
-    async with nothing_left(steps.root):
-        host = steps.host()
-        await host.start()
+    async with nothing_left(steps.root), running(steps.host()) as host:
         assert steps.taken[:2] == ["services registered", "socket made"]
         assert set(steps.taken[2:]) == {"store opened", "sidecar launched"}
         await host.load_path(write("echo", ECHO))
@@ -530,9 +559,7 @@ async def test_before_the_start_and_after_the_stop_nothing_can_be_used(tmp_path:
 
 async def test_stops_at_once_and_again_are_one_stop(tmp_path: Path, write: Write):
     """Whoever asks waits for the same stop, and asking again later changes nothing."""
-    host = PluginHost(tmp_path / "app", config=UNSIGNED)
-    async with nothing_left(tmp_path / "app"):
-        await host.start()
+    async with nothing_left(tmp_path / "app"), running(PluginHost(tmp_path / "app", config=UNSIGNED)) as host:
         await host.load_path(write("echo", ECHO))
         await asyncio.gather(host.stop(), host.stop(), host.stop())
         assert_unused(tmp_path / "app")
@@ -541,9 +568,7 @@ async def test_stops_at_once_and_again_are_one_stop(tmp_path: Path, write: Write
 
 async def test_a_stop_that_is_cancelled_finishes_first(tmp_path: Path, write: Write):
     """Cancelled once or many times, `stop` raises CancelledError only when nothing is left."""
-    host = PluginHost(tmp_path / "app", config=UNSIGNED)
-    async with nothing_left(tmp_path / "app"):
-        await host.start()
+    async with nothing_left(tmp_path / "app"), running(PluginHost(tmp_path / "app", config=UNSIGNED)) as host:
         await host.load_path(write("echo", ECHO))
         stopping = asyncio.create_task(host.stop())
         while not stopping.done():
@@ -586,7 +611,7 @@ async def test_a_start_can_be_cancelled_at_every_stage(tmp_path: Path):
         await host.stop()
     for turns in [0, 1, 2, 3, 5, *(whole * part // 12 for part in range(1, 12))]:
         async with nothing_left(root):
-            host = PluginHost(root)
+            host = PluginHost(root, config=UNSIGNED)
             starting = asyncio.create_task(host.start())
             await loop_turns(starting, turns)
             starting.cancel()
@@ -684,7 +709,7 @@ async def test_nobody_else_can_open_what_a_host_makes(tmp_path: Path, write: Wri
             connect = process.connect
 
             async def look_and_connect(protocol: asyncio.Protocol) -> None:
-                modes.append(mode(order.socket_folder / f"{order.name}.sock"))
+                modes.append(await asyncio.to_thread(mode, order.socket_folder / f"{order.name}.sock"))
                 await connect(protocol)
 
             process.connect = look_and_connect  # type: ignore[method-assign]
@@ -704,8 +729,10 @@ async def test_nobody_else_can_open_what_a_host_makes(tmp_path: Path, write: Wri
             assert mode(host.socket) == 0o600
             assert modes
             assert all(mode & 0o077 == 0 for mode in modes), [oct(mode) for mode in modes]
-            private = [host.socket.parent, core, core / "run", *(core / "run").glob("sidecar-*")]
-            assert {str(path): oct(mode(path)) for path in private} == {str(path): "0o700" for path in private}
+            private = [host.socket.parent, core, core / "run", *(core / "run").glob("*"), *(core / "run").glob("*/sidecar-*")]
+            assert {str(path): oct(mode(path)) for path in private} == {
+                str(path): "0o700" for path in private
+            }
             files = [core / "lock", *core.glob("store.db*")]
             assert len(files) == 4
             assert {str(path): oct(mode(path)) for path in files} == {str(path): "0o600" for path in files}

@@ -41,13 +41,17 @@ export function receiver(this: unknown): string {
 }
 
 /** Waits until its call is aborted; `lastWait` tells how that was. */
-export async function wait(name: string): Promise<string> {
+export async function wait(name: string): Promise<never> {
   const { signal } = core.call;
   last = { name, aborted: signal.aborted };
-  await core.services.app.note(`waiting ${name}`);
-  await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve()));
-  last = { name, aborted: signal.aborted, reason: signal.reason.name };
-  await Promise.resolve();
+  const aborted = new Promise<void>((resolve) =>
+    signal.addEventListener("abort", () => {
+      last = { name, aborted: signal.aborted, reason: signal.reason.name };
+      resolve();
+    })
+  );
+  core.services.app.note(`waiting ${name}`).catch(() => {});
+  await aborted;
   throw signal.reason;
 }
 /** Waits in a service of the app, which never answers. */
