@@ -234,6 +234,7 @@ class Loader:
             place.sidecar.broken(
                 SidecarExited(reason=f"killed: module {module.code!r} did not end by itself", exit_code=None)
             )
+            await place.sidecar.stop(0)  # now it is gone, and its other modules have been told
         self._gateway.dismiss_module(place.token, module.code)
         self._gateway.dismiss_clients_of(module.code)
         if self._places.get(module) is place:

@@ -165,9 +165,7 @@ class Sidecar:
             self._handle(machine.StepFailed(stopped, alive=False))
             raise
         except Exception as error:  # noqa: BLE001 - a launcher of the app's own may raise anything
-            bug = InternalError(f"launch: {type(error).__name__}: {error}")
-            bug.__cause__ = error
-            self._handle(machine.StepFailed(bug, alive=False))
+            self._handle(machine.StepFailed(_bug("launch", error), alive=False))
             return
         self.pid = self._process.pid
         self._on_pid(self.pid)
@@ -178,6 +176,8 @@ class Sidecar:
             await step
         except CoreDenoError as error:
             self._handle(machine.StepFailed(error))
+        except Exception as error:  # noqa: BLE001 - a launcher of the app's own may raise anything
+            self._handle(machine.StepFailed(_bug("start", error)))
 
     async def _await_ready(self) -> None:
         assert self._process is not None
@@ -199,3 +199,9 @@ class Sidecar:
     async def _ask_shutdown(self, grace_s: float) -> None:
         with contextlib.suppress(CoreDenoError):
             await self.rpc.request("Shutdown", {"grace_ms": grace_s * 1000})
+
+
+def _bug(what: str, error: Exception) -> InternalError:
+    bug = InternalError(f"{what}: {type(error).__name__}: {error}")
+    bug.__cause__ = error
+    return bug

@@ -137,7 +137,7 @@ class Supervisor:
         self._cache = cache
         self._owner: SidecarOwner | None = None
         self._homes: set[Home] = set()
-        self._shared: dict[Need, asyncio.Task[Home]] = {}
+        self._shared: dict[Need, _Shared] = {}
         self._spare: asyncio.Task[Home] | None = None
         self._cleaning: set[asyncio.Task[None]] = set()
         self._count = 0
@@ -197,7 +197,8 @@ class Supervisor:
     async def aclose(self) -> None:
         """Stop all sidecars, at once. Harmless twice; nothing is left behind, even if cancelled."""
         self._closed = True
-        starting = [task for task in (self._spare, *self._shared.values()) if task is not None]
+        shared = [shared.task for shared in self._shared.values()]
+        starting = shared if self._spare is None else [*shared, self._spare]
         for task in starting:
             task.cancel()
         await asyncio.gather(*starting, return_exceptions=True)
@@ -228,25 +229,57 @@ class Supervisor:
         except CoreDenoError:
             return None  # a fresh try will say why
         except asyncio.CancelledError:
-            if self._spare is None:
-                self._spare = spare  # still good for the next one
+            self._put_back(spare)
             raise
 
+    def _put_back(self, spare: asyncio.Task[Home]) -> None:
+        if self._spare is None and not self._closed:
+            self._spare = spare  # still good for the next one
+        else:
+            self._discard(spare)
+
     async def _shared_home(self, need: Need) -> Home:
-        task = self._shared.get(need)
-        if task is None or (
-            task.done() and (task.cancelled() or task.exception() or not task.result().sidecar.alive)
-        ):
-            task = self._shared[need] = asyncio.create_task(self._own_home(need))
-            task.add_done_callback(_look)
-        return await asyncio.shield(task)
+        shared = self._shared.get(need)
+        if shared is None or not shared.is_good:
+            shared = self._shared[need] = _Shared(asyncio.create_task(self._own_home(need)))
+        shared.waiting += 1
+        try:
+            return await asyncio.shield(shared.task)
+        except asyncio.CancelledError:
+            home = _home_of(shared.task)
+            if shared.waiting == 1 and (home is None or not (home.places or home.joining)):
+                self._forget(need, shared.task)
+                self._discard(shared.task)
+            raise
+        finally:
+            shared.waiting -= 1
 
     async def _leave(self, home: Home) -> None:
         if home.places or home.joining:
             return
-        if home.need is not None:
-            self._shared.pop(home.need, None)
+        shared = None if home.need is None else self._shared.get(home.need)
+        if home.need is not None and shared is not None and _home_of(shared.task) is home:
+            del self._shared[home.need]
         await self._end(home)
+
+    def _forget(self, need: Need, task: asyncio.Task[Home]) -> None:
+        shared = self._shared.get(need)
+        if shared is not None and shared.task is task:
+            del self._shared[need]
+
+    def _discard(self, task: asyncio.Task[Home]) -> None:
+        """End a sidecar that nobody wants, whether it has come up yet or not."""
+        task.cancel()
+
+        async def end() -> None:
+            await asyncio.wait([task])
+            home = _home_of(task)
+            if home is not None:
+                await self._end(home)
+
+        ending = asyncio.get_running_loop().create_task(end())
+        self._cleaning.add(ending)
+        ending.add_done_callback(self._cleaning.discard)
 
     async def _new_home(self, need: Need) -> Home:
         self._count += 1
@@ -257,6 +290,8 @@ class Supervisor:
         token = self._office.admit_sidecar(name, lambda error: self._broken(holder, error))
         try:
             first = await stage.make(self._cache)
+            if self._closed:
+                raise UsageError("load: the host is stopping")
             order = LaunchOrder(
                 name=name,
                 token=token,
@@ -330,6 +365,21 @@ class Supervisor:
     async def _end(self, home: Home) -> None:
         await asyncio.shield(home.sidecar.stop(self._config.limits.unload_grace_s))
         await asyncio.shield(home.stage.remove())
+
+
+class _Shared:
+    """A sidecar of a trust group, and how many wait for it to come up."""
+
+    def __init__(self, task: asyncio.Task[Home]) -> None:
+        self.task = task
+        self.waiting = 0
+        task.add_done_callback(_look)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it can be used, or may soon be."""
+        home = _home_of(self.task)
+        return home.sidecar.alive if home is not None else not self.task.done()
 
 
 class _Door:

@@ -562,7 +562,6 @@ async def test_a_take_that_was_cancelled_in_a_group_that_nobody_else_is_in(made,
     with pytest.raises(asyncio.CancelledError):
         await taking
     world.launcher.free.set()
-    await asyncio.wait([*world.supervisor._shared.values(), asyncio.create_task(settle(world))])
     await settle(world)
     assert world.alive == ["sidecar-1"]
     await world.close()

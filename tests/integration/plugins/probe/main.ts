@@ -1,6 +1,9 @@
 /** Tries what Deno itself must refuse, however the plugin asks for it. */
 // deno-lint-ignore-file no-explicit-any
 
+/** Its own main.ts. */
+export const where = (): string => new URL(import.meta.url).pathname;
+
 /** What came of a try: the name of what it threw, or what it gave. */
 export async function attempt(name: string, ...args: any[]): Promise<string> {
   try {
@@ -52,6 +55,7 @@ const tries: Record<string, (...args: any[]) => unknown> = {
   },
   request: async (name) => (await Deno.permissions.request({ name })).state === "granted" || never(name),
   escalate: (permissions) => new Worker("data:text/javascript,", { type: "module", deno: { permissions } } as any),
+  import: async (path) => await import(`file://${path}`),
   fetchFile: async (path) => (await fetch(`file://${path}`)).text(),
 };
 
