@@ -28,6 +28,7 @@ from coredeno.root import RootFolder, narrowed
 from coredeno.services.builtin import builtin_methods
 from coredeno.services.keyvalue import Store
 from coredeno.services.registry import ServiceRegistry
+from coredeno.services.rooted_files import in_thread
 from coredeno.services.service import Service
 from coredeno.sidecar.supervisor import Supervisor
 
@@ -247,8 +248,9 @@ class PluginHost:
     async def _start(self) -> None:
         started = time.monotonic()
         self._undo("events", self._close_events)
-        await self._open_root()
-        manifest = await asyncio.to_thread(self._root.manifest)
+        self._undo("root", lambda: in_thread(self._root.close))
+        await in_thread(self._root.open)
+        manifest = await in_thread(self._root.manifest)
         self._name = manifest.name if manifest else ""
         for hook in self._hooks:
             await hook.register_services(self._services)
@@ -289,17 +291,6 @@ class PluginHost:
 
         await _all_or_none(open_gateway(), supervisor.start(self._loader))
         _log.info("started on %s in %.0f ms", self._root.path, (time.monotonic() - started) * 1000)
-
-    async def _open_root(self) -> None:
-        # A thread cannot be cancelled: whoever gives up meanwhile has to wait for it before undoing what it did.
-        opening = asyncio.create_task(asyncio.to_thread(self._root.open))
-
-        async def close() -> None:
-            await asyncio.wait([opening])
-            await asyncio.to_thread(self._root.close)
-
-        self._undo("root", close)
-        await asyncio.shield(opening)
 
     async def _stop(self, starting: asyncio.Task[None]) -> None:
         starting.cancel()

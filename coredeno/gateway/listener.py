@@ -79,9 +79,12 @@ class GrpcListener:
                 http2_connection_window_size=_WINDOW_BYTES, http2_stream_window_size=_WINDOW_BYTES
             ),
         )
+        # In two steps: asyncio begins to serve and then waits for a loop turn. Cancelled there in the first call,
+        # nobody would have the server, and the loop would go on watching a number that the next socket may get.
         self._asyncio_server = await asyncio.get_running_loop().create_unix_server(
-            self._protocol, sock=self._socket
+            self._protocol, sock=self._socket, start_serving=False
         )
+        await self._asyncio_server.start_serving()
 
     async def aclose(self) -> None:
         """Drop all connections, wait until nothing is under way, remove the socket. Harmless twice."""

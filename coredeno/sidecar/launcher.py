@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 from collections import deque
@@ -19,6 +20,7 @@ from coredeno.sidecar.lines import LineCutter
 from coredeno.wire.text import printable
 
 _STDOUT, _STDERR = 1, 2
+_SHORT_OF = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 _TAIL_LINES = 8  # of stderr, for the error that says how a sidecar ended
 _TAIL_LINE_CHARACTERS = 300
 _LAST_WORDS_S = (
@@ -47,6 +49,7 @@ class DenoLauncher:
 
         Raises:
             DenoNotFound: there is no Deno, or it cannot be run.
+            SidecarExited: the machine has no process, memory or descriptor left for it.
             UsageError: a path cannot be put on the command line.
         """
         if self._found is None:
@@ -59,8 +62,12 @@ class DenoLauncher:
                 env=environment(order),
                 cwd=order.stage,
                 start_new_session=True,
+                umask=0o077,  # for the socket that it makes, and its caches
             )
         except OSError as error:
+            if error.errno in _SHORT_OF:
+                reason = f"{order.name}: cannot be started: {error.strerror}"
+                raise SidecarExited(reason=reason, exit_code=None) from error
             raise DenoNotFound(f"launch: {self._found} cannot be run: {error.strerror}") from error
         return process
 
@@ -153,6 +160,9 @@ class DenoProcess(asyncio.SubprocessProtocol):
 
     def process_exited(self) -> None:
         """The process has ended; wait for what is left in the pipes, but not for ever."""
+        # It may not start others, but if it did all the same they are in its group, and go with it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
         if self._open_pipes:
             self._loop.call_later(_LAST_WORDS_S, self._settle)
         else:

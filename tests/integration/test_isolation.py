@@ -76,9 +76,11 @@ class TestProcesses:
         """A module that ends its own Worker goes down alone; the others of its group answer on."""
         host = await boot()
         one, two = [await host.load_path(write(code, PID)) for code in ("one", "two")]
+        hanging = asyncio.create_task(one.call("hang"))
+        assert await one.call("echo", 1) == [1]
+        await asyncio.gather(one.call("end"), return_exceptions=True)  # answered or not, as it comes
         with pytest.raises(PluginCrashed):
-            await one.call("end")
-            await one.call("hang")
+            await hanging
         assert one.state is ModuleState.ERRORED
         assert await two.call("echo", 2) == [2]
         again = await host.load_path(write("one", PID))
@@ -98,7 +100,7 @@ class TestProcesses:
                 "export function init() { self.close(); return new Promise(() => {}); }",
                 "export function init() { Deno.exit(); }",
             )
-            * 3
+            * 2
         ):
             with pytest.raises((PluginRaised, TimeoutError, PluginCrashed)):
                 await host.load_path(write(f"bad-{number}", source))
@@ -156,7 +158,7 @@ class TestSpare:
         started = time.monotonic()
         module = await host.load_path(write("first", PID))
         load_s = time.monotonic() - started
-        print(f"a load with a spare took {load_s * 1000:.1f} ms")
+        print(f"a load with a spare took {load_s * 1000:.1f} ms")  # noqa: T201
         assert load_s < 5
         assert await module.call("pid") == spare
         await eventually(lambda: len(sidecars()) == 2)
@@ -268,7 +270,7 @@ class TestPermissions:
         )
         probe = await host.load_path(plugins / "probe")
         theirs = Path(await other.call("where"))
-        assert theirs.is_file()
+        assert theirs.is_file()  # noqa: ASYNC240
         assert theirs != Path(await probe.call("where"))
         for name in ("read", "readSync", "open", "stat", "nodeRead", "fetchFile", "import"):
             assert await probe.call("attempt", name, str(theirs)) in ("NotCapable", "TypeError"), name

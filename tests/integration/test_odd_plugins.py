@@ -14,7 +14,6 @@ from coredeno import (
     Context,
     CoreDenoError,
     ManifestError,
-    Module,
     ModuleState,
     PluginCrashed,
     PluginHost,
@@ -88,7 +87,7 @@ class TestNames:
 
 class TestThrowing:
     async def test_whatever_is_thrown(self, boot, plugins: Path):
-        """Anything can be thrown, at once or later; the caller gets a `PluginRaised` with texts, and the next call works."""
+        """Anything can be thrown, at once or later: the caller gets a `PluginRaised`, and the next call works."""
         odd = await (await boot()).load_path(plugins / "odd")
         for source, name, message in (
             ("null", "Error", "null"),
@@ -204,7 +203,7 @@ class TestLoading:
         host = await boot()
         with pytest.raises(ManifestError, match=r"view\.yml"):
             await host.load_path(tmp_path / "nowhere")
-        with pytest.raises(ManifestError, match="entri.*nearest is 'entry'"):
+        with pytest.raises(ManifestError, match=r"entri.*nearest is 'entry'"):
             await host.load_path(write("bad", ECHO, "entri: x.ts"))
         assert not host.modules
         error = await refused(host, write("entry", ECHO, "entry: other.ts"))
@@ -266,8 +265,22 @@ class TestLoading:
             await task
         assert not host.modules
 
+    async def test_a_load_given_up_twice(self, boot, write, eventually):
+        """Cancelling a load again and again, while it is being undone, leaves no module either."""
+        host = await boot()
+        task = asyncio.create_task(host.load_path(write("spins", "export function init() { for (;;); }")))
+        await eventually(lambda: "spins" in host.modules)
+        module = host.modules["spins"]
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not host.modules
+        assert module.state is ModuleState.STOPPED
+
     async def test_files_of_its_own(self, boot, write):
-        """A plugin may import and read its own files, by paths relative to `import.meta`, however its folder is named."""
+        """A plugin may import and read its own files, relative to `import.meta`, whatever their names."""
         host = await boot()
         folder = write(
             "own",
@@ -372,6 +385,18 @@ class TestEnding:
         assert isinstance(error, PluginCrashed)
         assert str(error).startswith("ends: load: ")
         assert await other.call("echo", 1) == [1]
+
+    @pytest.mark.parametrize("end", ["self.close()", "Deno.exit()", "setTimeout(() => self.close(), 0)"])
+    async def test_right_after_init(self, boot, write, eventually, end: str):
+        """A module that ends just when its load succeeds is never taken for RUNNING: the load fails, or it is ERRORED."""
+        host = await boot()
+        folder = write("ends", f"export function init() {{ {end}; }} export function f() {{}}")
+        for _ in range(5):
+            try:
+                await host.load_path(folder)
+            except PluginCrashed:
+                assert host.modules["ends"].state is ModuleState.ERRORED
+            await eventually(lambda: host.modules["ends"].state is ModuleState.ERRORED, within_s=3)
 
     async def test_when_nobody_calls(self, boot, write, eventually):
         """A module that ends its Worker in a timer is ERRORED, with an event, though nobody asked anything."""
@@ -486,12 +511,15 @@ PATCHES = {
     "Function.prototype": """
         Function.prototype.call = Function.prototype.apply = Function.prototype.bind = () => { throw 1; };
         Object.defineProperty(ArrayBuffer, Symbol.hasInstance, { value: () => false });""",
-    "Map.prototype": "for (const key of ['get', 'set', 'delete', 'has', 'forEach']) Map.prototype[key] = () => { throw 1; };",
+    "Map.prototype": """
+        for (const key of ["get", "set", "delete", "has", "forEach", "values"]) {
+            Map.prototype[key] = () => { throw 1; };
+        }""",
     "String.prototype": """
         for (const key of ["slice", "replace", "isWellFormed", "toWellFormed", "includes", "startsWith"]) {
             String.prototype[key] = () => { throw new Error("mine"); };
         }""",
-    "RegExp.prototype": "RegExp.prototype[Symbol.replace] = RegExp.prototype.exec = () => { throw new Error('mine'); };",
+    "RegExp.prototype": "RegExp.prototype[Symbol.replace] = RegExp.prototype.exec = () => { throw 1; };",
     "timers": "globalThis.setTimeout = globalThis.clearTimeout = globalThis.queueMicrotask = undefined;",
     "abort": "globalThis.AbortController = globalThis.AbortSignal = undefined;",
     "Error": """
@@ -504,7 +532,9 @@ PATCHES = {
     "text": """
         TextEncoder.prototype.encode = TextEncoder.prototype.encodeInto = () => { throw 1; };
         TextDecoder.prototype.decode = () => { throw 1; };""",
-    "Deno": "globalThis.console = globalThis.performance = undefined; for (const key of Object.keys(Deno)) try { Deno[key] = null; } catch {}",
+    "Deno": """
+        globalThis.console = globalThis.performance = undefined;
+        for (const key of Object.keys(Deno)) try { Deno[key] = null; } catch {}""",
     "time": "Date.now = () => NaN; Math.max = Math.min = Math.round = () => NaN; performance.now = () => NaN;",
     "ports": """
         for (const key of ["postMessage", "onmessage", "close", "start"]) {
@@ -520,7 +550,7 @@ ONLY_TYPED = {"iterators", "indexes", "toJSON", "names of ours"}
 class TestGlobals:
     async def test_replaced_globals_harm_nobody(self, boot, write):
         """Whatever a plugin does to its globals, its own calls end, right or with a typed error; others see nothing."""
-        host = await boot(Echo(), load_timeout_s=2, unload_grace_s=0.5)
+        host = await boot(Echo(), load_timeout_s=2, call_timeout_s=0.5, unload_grace_s=0.2)
         other = await host.load_path(write("other", ECHO))
         source = """
             let core;
@@ -556,7 +586,7 @@ async def wrong_with(host: PluginHost, folder: Path) -> str | None:
         ("fail", None, "undefined"),
     ):
         try:
-            got = await module.call(function, value, timeout_s=1)
+            got = await module.call(function, value)
         except PluginRaised as error:
             got = error.message if function == "fail" else error
         except CoreDenoError as error:
