@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -87,6 +88,7 @@ class Loader:
         self._emit = emit
         self._places: dict[Module, Place] = {}
         self._loading: dict[Module, asyncio.Task[None]] = {}
+        self._lost: dict[Module, PluginCrashed] = {}  # while they load
         self._unloading: dict[Module, asyncio.Task[None]] = {}
         self._telling: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -114,17 +116,20 @@ class Loader:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             task.cancel()
-            await asyncio.wait([task])
+            await _outlast(task)
             self._forget(module)
             module.set_stopped()
             raise
         finally:
             del self._loading[module]
+            self._lost.pop(module, None)
         if task.cancelled():
             raise UsageError(f"load: module {module.code!r} was unloaded while it was loading")
         error = task.exception()
         if error is not None:
             await self._failed(module, error)
+        if module.error is not None:  # it went down in the turn in which it came up
+            raise module.error
         await self._tell(lambda hook: hook.module_started(module))
         load_s = self._clock.now() - started
         self._emit(events.ModuleStarted(module=module.code, version=module.version, load_s=load_s))
@@ -162,7 +167,10 @@ class Loader:
         try:
             await source.copy_to(place.root)
             self._gateway.admit_module(place.token, Caller(module.code, module.version, module.grants))
-            module.set_running(place.sidecar.rpc, await self._load_into(module, place, settings))
+            exports = await self._load_into(module, place, settings)
+            if module in self._lost:
+                raise self._lost[module]
+            module.set_running(place.sidecar.rpc, exports)
         except BaseException:
             await asyncio.shield(self._take_out(module, place, grace_s=0))
             raise
@@ -304,6 +312,11 @@ class Loader:
                 self._crashed(module, place, crash)
 
     def _crashed(self, module: Module, place: Place, error: PluginCrashed) -> None:
+        if module.state is ModuleState.LOADING:
+            self._lost[module] = (
+                error  # its load fails with it, though the sidecar may have said that it succeeded
+            )
+            return
         if module.state is not ModuleState.RUNNING or module in self._unloading:
             return
         module.set_errored(error)
@@ -322,3 +335,12 @@ class Loader:
                 await say(hook)
             except Exception:  # noqa: BLE001 - an app's code
                 _log.exception("a hook of the app failed: %r", hook)
+
+
+async def _outlast(task: asyncio.Task[None]) -> None:
+    """Wait until a task is done, however often whoever waits is cancelled meanwhile."""
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # nobody else may look at it

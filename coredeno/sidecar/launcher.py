@@ -9,6 +9,7 @@ import os
 import signal
 from collections import deque
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -62,7 +63,6 @@ class DenoLauncher:
                 env=environment(order),
                 cwd=order.stage,
                 start_new_session=True,
-                umask=0o077,  # for the socket that it makes, and its caches
             )
         except OSError as error:
             if error.errno in _SHORT_OF:
@@ -137,11 +137,10 @@ class DenoProcess(asyncio.SubprocessProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hand over the boot line."""
-        assert isinstance(transport, asyncio.SubprocessTransport)
-        self._transport = transport
-        self.pid = transport.get_pid() or 0
-        stdin = transport.get_pipe_transport(0)
-        assert isinstance(stdin, asyncio.WriteTransport)
+        # By what they are for: the transports of other loops (uvloop's) are not subclasses of asyncio's.
+        self._transport = cast("asyncio.SubprocessTransport", transport)
+        self.pid = self._transport.get_pid() or 0
+        stdin = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(0))
         stdin.write(boot_line(self._order))
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
@@ -160,9 +159,11 @@ class DenoProcess(asyncio.SubprocessProtocol):
 
     def process_exited(self) -> None:
         """The process has ended; wait for what is left in the pipes, but not for ever."""
-        # It may not start others, but if it did all the same they are in its group, and go with it.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        # It may not start others; if it did all the same they are in its group, and go with it. As long as any
+        # is left the group's number stays taken, and so soon after its end the system does not reuse it.
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         if self._open_pipes:
             self._loop.call_later(_LAST_WORDS_S, self._settle)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -83,6 +83,7 @@ class RpcClient(asyncio.Protocol):
         self._next_id = 1
         self._out: list[bytes] = []
         self._ended: CoreDenoError | None = None
+        self._is_broken = False
 
     # --- what callers use
 
@@ -173,8 +174,8 @@ class RpcClient(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to write."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # By what it is for: the transports of other loops (uvloop's) are not subclasses of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:
@@ -187,7 +188,7 @@ class RpcClient(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """Tell the owner, who knows (or will know at once) why the sidecar ended."""
-        if self._ended is None:
+        if self._ended is None and not self._is_broken:
             self._on_lost()
 
     def pause_writing(self) -> None:
@@ -221,8 +222,12 @@ class RpcClient(asyncio.Protocol):
             future.set_result(Reply(frame))
 
     def _break(self, error: ProtocolError) -> None:
-        if self._ended is None:
-            self.fail(error)
+        # Who is under way hears of it from `fail`, when the sidecar is gone: nobody shall know of it before the
+        # owner has drawn its conclusions.
+        if self._ended is None and not self._is_broken:
+            self._is_broken = True
+            assert self._transport is not None
+            self._transport.abort()
             self._on_broken(error)
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -61,6 +62,10 @@ class MemorySource:
 
     async def copy_to(self, folder: Path) -> None:
         """Write the files."""
+        if self._files:
+            await asyncio.to_thread(self._write, folder)
+
+    def _write(self, folder: Path) -> None:
         for path, data in self._files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)

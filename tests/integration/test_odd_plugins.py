@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from coredeno import (
@@ -29,9 +30,18 @@ ECHO = "export const echo = (...args) => args;"
 
 
 class Echo(Service, name="echo"):
+    def __init__(self) -> None:
+        self.held = asyncio.Event()
+        self.go = asyncio.Event()
+
     @rpc
     async def echo(self, ctx: Context, value: Any) -> Any:
         return value
+
+    @rpc
+    async def hold(self, ctx: Context) -> None:
+        self.held.set()
+        await self.go.wait()
 
 
 async def refused(host: PluginHost, folder: Path) -> CoreDenoError:
@@ -388,7 +398,7 @@ class TestEnding:
 
     @pytest.mark.parametrize("end", ["self.close()", "Deno.exit()", "setTimeout(() => self.close(), 0)"])
     async def test_right_after_init(self, boot, write, eventually, end: str):
-        """A module that ends just when its load succeeds is never taken for RUNNING: the load fails, or it is ERRORED."""
+        """A module that ends just when its load succeeds is ERRORED, whatever the load came to."""
         host = await boot()
         folder = write("ends", f"export function init() {{ {end}; }} export function f() {{}}")
         for _ in range(5):
@@ -397,6 +407,24 @@ class TestEnding:
             except PluginCrashed:
                 assert host.modules["ends"].state is ModuleState.ERRORED
             await eventually(lambda: host.modules["ends"].state is ModuleState.ERRORED, within_s=3)
+
+    async def test_while_its_load_is_answered(self, boot, write, eventually):
+        """A module's end that is heard of before its load has come to a result makes the load fail."""
+        app = Echo()
+        host = await boot(app)
+        source = (
+            "export async function init(core) { await core.services.echo.hold(); } export function f() {}"
+        )
+        task = asyncio.create_task(host.load_path(write("ends", source, "services: {echo: []}")))
+        await app.held.wait()
+        loader = host._loader
+        (place,) = loader._places.values()
+        # As if it stood in one read with the answer to the load; no real plugin hits that moment for certain.
+        loader.sidecar_said(place.home, "ModuleExited", msgspec.Raw(b'{"code":"ends","reason":"gone"}'))
+        app.go.set()
+        with pytest.raises(PluginCrashed, match="ends: gone"):
+            await task
+        assert host.modules["ends"].state is ModuleState.ERRORED
 
     async def test_when_nobody_calls(self, boot, write, eventually):
         """A module that ends its Worker in a timer is ERRORED, with an event, though nobody asked anything."""

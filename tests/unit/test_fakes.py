@@ -8,7 +8,7 @@ import logging
 import msgspec
 import pytest
 
-from coredeno import Context, HostConfig, Service, errors, rpc
+from coredeno import Context, HostConfig, ModuleState, Service, errors, rpc
 from coredeno.errors import PluginRaised, PluginTimeout
 from coredeno.interfaces import ProcessResult
 from coredeno.testing import (
@@ -89,7 +89,7 @@ class Tagger:
 
     async def too_large(self):
         with pytest.raises(errors.LimitExceeded, match="its arguments are over"):
-            await self.core.store.set("k", "x" * 30_000)
+            await self.core.store.set("k", "x" * 300_000)
         return "told"
 
     async def odd(self):
@@ -111,7 +111,7 @@ class World:
             services=[App()],
             config=HostConfig(
                 programs={"tool": "/bin/tool"},
-                limits=msgspec.structs.replace(HostConfig().limits, message_bytes=20_000),
+                limits=msgspec.structs.replace(HostConfig().limits, message_bytes=200_000),
             ),
             store=self.backend,
             files=self.files,
@@ -244,8 +244,8 @@ async def test_a_fake_sidecar_speaks_the_wire(world, module):
     assert await module.call("sync", 1) == 2
 
 
-async def test_a_transport_in_memory(module):
-    """It is closed once, and takes nothing afterwards."""
+async def test_a_transport_in_memory(world, module):
+    """It is closed once, and takes nothing afterwards; the host ends a sidecar that has lost its connection."""
     transport = module._rpc._transport
     assert not transport.is_closing()
     transport.close()
@@ -253,5 +253,6 @@ async def test_a_transport_in_memory(module):
     assert transport.is_closing()
     transport.send(b"lost")
     transport.write(b"lost")
-    for _ in range(3):
-        await asyncio.sleep(0)
+    await world.clock.turn(1)
+    assert module.state is ModuleState.ERRORED
+    assert "closed its connection" in str(module.error)

@@ -422,6 +422,64 @@ async def test_a_source_that_fails(made, isolation):
 
 
 @BOTH
+async def test_a_load_that_is_answered_with_nonsense(made, isolation):
+    """An answer of another form is the sidecar's fault: the load fails, and the sidecar is ended."""
+    world = await made(isolation)
+
+    async def nonsense(_sidecar, _params):
+        return {"ok": True, "exports": "all"}
+
+    sidecar = world.launcher.sidecars[0]
+    sidecar._METHODS = {**sidecar._METHODS, "LoadModule": nonsense}
+    with pytest.raises(PluginError, match="exports"):
+        await world.load()
+    assert world.host.modules["a"].state is ModuleState.ERRORED
+    assert sidecar._exit.done()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "answer", [{"ok": "yes"}, [], {"ok": True, "clean": False}, NotFound("no such module")]
+)
+async def test_an_unload_that_is_answered_with_nonsense(made, isolation, answer):
+    """Then it is not known to have ended: the process is, whoever shares it."""
+    world = await made(isolation)
+    module = await world.load()
+    sidecar = world.sidecar_of(module)
+
+    async def nonsense(_sidecar, _params):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    sidecar._METHODS = {**sidecar._METHODS, "UnloadModule": nonsense}
+    await module.unload()
+    assert module.state is ModuleState.STOPPED
+    assert sidecar._exit.done()
+
+
+@BOTH
+async def test_a_load_that_the_stop_overtakes(made, isolation):
+    """A manifest that takes long to read is not loaded into a host that stops meanwhile."""
+    world = await made(isolation)
+    reading, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemorySource):
+        async def read_manifest(self):
+            reading.set()
+            await go_on.wait()
+            return await super().read_manifest()
+
+    loading = asyncio.create_task(world.host.load_source(Slow("code: a")))
+    await reading.wait()
+    await world.host.stop()
+    go_on.set()
+    with pytest.raises(UsageError, match="the host is stopping"):
+        await loading
+    assert world.host.modules == {}
+
+
+@BOTH
 async def test_one_module_of_a_code(made, isolation):
     """While one loads or runs a second load of its code is refused, and harms it not."""
     world = await made(isolation)
@@ -713,6 +771,32 @@ async def test_a_call_that_is_cancelled(made, isolation):
     await world.settle()
     assert world.cancelled == ["x"]
     assert await module.call("echo", 1) == [1]
+
+
+@BOTH
+async def test_asking_for_the_status(made, isolation):
+    """It has a deadline too, and a sidecar that ends meanwhile is a `PluginCrashed`."""
+    world = await made(isolation, call_timeout_s=3)
+    module = await world.load()
+    asked = asyncio.Event()
+
+    async def hang(_sidecar, _params):
+        asked.set()
+        await asyncio.Event().wait()
+
+    sidecar = world.sidecar_of(module)
+    sidecar._METHODS = {**sidecar._METHODS, "ModuleStatus": hang}
+    status = asyncio.create_task(module.status())
+    await asked.wait()
+    await world.clock.turn(3)
+    with pytest.raises(PluginTimeout, match="a: status: not done after 3 s"):
+        await status
+    asked.clear()
+    status = asyncio.create_task(module.status())
+    await asked.wait()
+    sidecar.kill()
+    with pytest.raises(PluginCrashed, match="status"):
+        await status
 
 
 # --- bounds
