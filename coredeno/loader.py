@@ -117,8 +117,7 @@ class Loader:
         except asyncio.CancelledError:
             task.cancel()
             await _outlast(task)
-            self._forget(module)
-            module.set_stopped()
+            await _outlast(asyncio.create_task(self._take_back(module)))
             raise
         finally:
             del self._loading[module]
@@ -135,6 +134,14 @@ class Loader:
         self._emit(events.ModuleStarted(module=module.code, version=module.version, load_s=load_s))
         self._supervisor.replenish()
         return module
+
+    async def _take_back(self, module: Module) -> None:
+        """Undo a load that nobody wants any more, also one that had come up before it could be cancelled."""
+        place = self._places.get(module)
+        if place is not None:
+            await self._take_out(module, place, grace_s=module.limits.unload_grace_s)
+        self._forget(module)
+        module.set_stopped()
 
     async def _failed(self, module: Module, error: BaseException) -> None:
         if not isinstance(error, CoreDenoError):

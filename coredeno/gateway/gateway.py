@@ -50,16 +50,47 @@ class UnknownToken(PermissionDenied):
         )
 
 
+class CallUnderWay(Protocol):
+    """A gRPC call that a peer has under way. `module` is whose it is, once that is known; a Session has none."""
+
+    module: str | None
+
+    def end(self, status: str, problem: str) -> None:
+        """End it with this gRPC status. Called at most once."""
+        ...
+
+
 class Peer:
     """One holder of a token: a sidecar, or a gRPC client of the app's own."""
 
     def __init__(self, name: str, on_broken: Callable[[ProtocolError], None]) -> None:
         self.name = name
-        self.on_broken = on_broken
+        self.calls: set[CallUnderWay] = set()
+        self._on_broken = on_broken
         self.modules: dict[str, Caller] = {}
         self.former: set[str] = set()
         self.process_id: int | None = None
         self.session: Session | None = None
+
+    def on_broken(self, error: ProtocolError) -> None:
+        """It broke the wire's rules: end its Session, and tell whoever answers for it."""
+        if self.session is not None:
+            self.session.close()
+            self.end_calls(None, "PERMISSION_DENIED", str(error))
+        self._on_broken(error)
+
+    def end_calls(self, module: str | None, status: str, problem: str) -> None:
+        """End the calls under way of one module, or those of none in particular."""
+        for call in list(self.calls):
+            if call.module == module:
+                self.calls.discard(call)
+                call.end(status, problem)
+
+    def end_all_calls(self) -> None:
+        """End all calls under way: the token is no longer good."""
+        for call in list(self.calls):
+            self.calls.discard(call)
+            call.end("CANCELLED", "the token is no longer good")
 
     def caller(self, module: str | None) -> Caller:
         """Who asks, given the module that a frame names (or names not: then the only one that there is).
@@ -112,9 +143,7 @@ class Gateway:
 
     def dismiss_sidecar(self, token: str) -> None:
         """Forget a token: its Session ends, and what was under way for it is cancelled. Harmless twice."""
-        peer = self._peers.pop(_digest(token), None)
-        if peer is not None:
-            self.close_session(peer)
+        self._dismiss(_digest(token))
 
     def admit_module(self, token: str, caller: Caller) -> None:
         """Let a module be spoken for over the Session of this token."""
@@ -128,6 +157,7 @@ class Gateway:
         if peer is None or peer.modules.pop(code, None) is None:
             return
         peer.former.add(code)
+        peer.end_calls(code, "CANCELLED", f"module {code!r} was unloaded")
         if peer.session is not None:
             peer.session.cancel_module(code)
 
@@ -155,8 +185,7 @@ class Gateway:
         """Take back the tokens that `issue_token` gave for a module."""
         for digest, peer in list(self._peers.items()):
             if peer.name == f"client of {code}":
-                del self._peers[digest]
-                self.close_session(peer)
+                self._dismiss(digest)
 
     def peer(self, token: str | None, process_id: int | None = None, user_id: int | None = None) -> Peer:
         """Who holds a token.
@@ -207,9 +236,14 @@ class Gateway:
 
     async def aclose(self) -> None:
         """Forget all tokens and end all Sessions."""
-        for peer in self._peers.values():
+        for digest in list(self._peers):
+            self._dismiss(digest)
+
+    def _dismiss(self, digest: bytes) -> None:
+        peer = self._peers.pop(digest, None)
+        if peer is not None:
             self.close_session(peer)
-        self._peers.clear()
+            peer.end_all_calls()
 
     def _report(self, error: CoreDenoError) -> None:
         self._emit(events.ProtocolBroken(problem=str(error)))

@@ -1,4 +1,4 @@
-"""The gateway's gRPC server: grpclib on a Unix socket. The only module that knows grpclib."""
+"""The gateway's gRPC server: grpclib on a Unix socket. With `connection`, the only module that knows grpclib."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import importlib
 import os
 import socket as sockets
 import struct
-import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coredeno.errors import CoreDenoError, InvalidArgument, ProtocolError, UsageError
+import msgspec
+
+from coredeno.errors import CoreDenoError, InvalidArgument, LimitExceeded, ProtocolError, UsageError
 from coredeno.gateway.batch import Batch
 from coredeno.gateway.gateway import Gateway, Peer, UnknownToken
 from coredeno.wire.codes import status_of
 
 if TYPE_CHECKING:
-    from grpclib.protocol import H2Protocol
     from grpclib.server import Server, Stream
 
+    from coredeno.gateway.connection import Connection
     from coredeno.gateway.session import Session
     from coredeno.gateway.unary import Unary
 
@@ -32,6 +33,7 @@ _BATCH_HEADROOM_BYTES = 64 * 1024  # docs/wire.md: what a batch may have besides
 # make this host hold before anybody has read it.
 _WINDOW_BYTES = 4 * 1024 * 1024
 _PAUSE_ABOVE_BYTES = 8 * 1024 * 1024  # of answers that the peer has not taken
+_PROBLEM_CHARACTERS = 800
 _CORE = "/coredeno.CoreService/"
 _HEALTH = "/grpc.health.v1.Health/"
 
@@ -44,7 +46,7 @@ class GrpcListener:
         self._socket: sockets.socket | None = None
         self._asyncio_server: asyncio.AbstractServer | None = None
         self._server: Server | None = None
-        self._protocols: weakref.WeakSet[H2Protocol] = weakref.WeakSet()
+        self._connections: set[Connection] = set()
 
     def bind(self, socket: Path) -> None:
         """Make the socket. Clients can join it from now on; they wait in its queue until `serve`.
@@ -64,8 +66,8 @@ class GrpcListener:
 
     async def prepare(self) -> None:
         """Import grpclib and the generated messages, which take a tenth of a second."""
-        await asyncio.to_thread(importlib.import_module, "coredeno.gateway.unary")
-        await asyncio.to_thread(importlib.import_module, "grpclib.server")
+        for module in ("coredeno.gateway.unary", "grpclib.server", "coredeno.gateway.connection"):
+            await asyncio.to_thread(importlib.import_module, module)
 
     async def serve(self, gateway: Gateway) -> None:
         """Serve the clients."""
@@ -82,7 +84,7 @@ class GrpcListener:
         # In two steps: asyncio begins to serve and then waits for a loop turn. Cancelled there in the first call,
         # nobody would have the server, and the loop would go on watching a number that the next socket may get.
         self._asyncio_server = await asyncio.get_running_loop().create_unix_server(
-            self._protocol, sock=self._socket, start_serving=False
+            self._connection, sock=self._socket, start_serving=False
         )
         await self._asyncio_server.start_serving()
 
@@ -90,21 +92,21 @@ class GrpcListener:
         """Drop all connections, wait until nothing is under way, remove the socket. Harmless twice."""
         if self._asyncio_server is not None:
             self._asyncio_server.close()
-        for protocol in list(self._protocols):
-            if hasattr(protocol, "processor"):
-                protocol.processor.close("the host stops")
-                await protocol.handler.wait_closed()  # type: ignore[attr-defined]
+        await asyncio.gather(*(connection.aclose() for connection in self._connections))
         if self._socket is not None:
             self._socket.close()
         if self._path is not None:
             await asyncio.to_thread(self._path.unlink, missing_ok=True)
 
-    def _protocol(self) -> H2Protocol:
+    def _connection(self) -> Connection:
+        from coredeno.gateway.connection import Connection  # noqa: PLC0415
+
         assert self._server is not None
         # grpclib offers no way to serve a socket that listens already, nor to drop connections.
-        protocol = self._server._protocol_factory()  # noqa: SLF001
-        self._protocols.add(protocol)
-        return protocol
+        made = self._server._protocol_factory()  # noqa: SLF001
+        connection = Connection(made, self._connections.discard)
+        self._connections.add(connection)
+        return connection
 
 
 class _Services:
@@ -116,93 +118,116 @@ class _Services:
     def __mapping__(self) -> dict[str, Any]:
         from grpclib.const import Cardinality, Handler  # noqa: PLC0415
 
-        from coredeno.gateway._generated.grpc.health.v1 import HealthCheckRequest, HealthCheckResponse  # noqa: PLC0415
         from coredeno.gateway.unary import UNARY  # noqa: PLC0415
 
         table = {
-            _CORE + name: Handler(self._unary(row), Cardinality.UNARY_UNARY, row.request, row.response)
+            _CORE + name: Handler(self._told(self._unary(row)), Cardinality.UNARY_UNARY, _Encoded, _Encoded)
             for name, row in UNARY.items()
         }
         table[_CORE + "Session"] = Handler(self._told(self._session), Cardinality.STREAM_STREAM, Batch, Batch)
-        for name, cardinality in (("Check", Cardinality.UNARY_UNARY), ("Watch", Cardinality.UNARY_STREAM)):
-            handle = self._told(self._check if name == "Check" else self._watch)
-            table[_HEALTH + name] = Handler(handle, cardinality, HealthCheckRequest, HealthCheckResponse)
+        check, watch = self._told(self._check), self._told(self._watch)
+        table[_HEALTH + "Check"] = Handler(check, Cardinality.UNARY_UNARY, _Encoded, _Encoded)
+        table[_HEALTH + "Watch"] = Handler(watch, Cardinality.UNARY_STREAM, _Encoded, _Encoded)
         return table
+
+    def _told(self, handle: _Handle) -> Callable[[Stream[Any, Any]], Any]:
+        """A handler that knows its peer, ends when the peer's token does, and tells our errors as gRPC statuses."""
+        from grpclib.const import Status  # noqa: PLC0415
+        from grpclib.exceptions import GRPCError  # noqa: PLC0415
+
+        async def told(stream: Stream[Any, Any]) -> None:
+            try:
+                peer = self._peer(stream)
+                call = _Call(stream)
+                peer.calls.add(call)
+                try:
+                    await handle(stream, peer, call)
+                finally:
+                    peer.calls.discard(call)
+            except UnknownToken:
+                raise GRPCError(
+                    Status.UNAUTHENTICATED, "no token that this host gave to this process"
+                ) from None
+            except CoreDenoError as error:
+                status = error.status if isinstance(error, _Unreadable) else _status_of(error)
+                raise GRPCError(Status[status], _cut(str(error))) from None
+
+        return told
+
+    def _peer(self, stream: Stream[Any, Any]) -> Peer:
+        header = "" if stream.metadata is None else str(stream.metadata.get("authorization", ""))
+        scheme, _, token = header.partition(" ")
+        process_id, user_id = _credentials(stream)
+        return self._gateway.peer(token if scheme.lower() == "bearer" else None, process_id, user_id)
 
     # --- unary
 
-    def _unary(self, row: Unary) -> Callable[[Stream[Any, Any]], Any]:
-        async def handle(stream: Stream[Any, Any]) -> None:
-            peer = self._peer(stream)
+    def _unary(self, row: Unary) -> _Handle:
+        async def handle(stream: Stream[Any, Any], peer: Peer, call: _Call) -> None:
             request = await self._request(stream, row.request)
             try:
                 caller = peer.caller(request.module_code or None)
             except ProtocolError as error:
                 self._gateway.broken(peer, error)
                 raise
+            call.module = caller.code
+            if stream.deadline is not None:
+                caller = msgspec.structs.replace(caller, deadline_s=stream.deadline.time_remaining())
             result = await self._gateway.gate.run(
                 caller, row.method(request), lambda decoder: decoder.convert(row.params(request))
             )
-            await stream.send_message(row.answer(result))
+            await stream.send_message(self._answer(row.answer(result)))
 
-        return self._told(handle)
+        return handle
 
     async def _request(self, stream: Stream[Any, Any], kind: type[Any]) -> Any:
         body = await _receive(stream, self._gateway.message_bytes)
         if body is None:
-            raise InvalidArgument("a unary call without a request")
+            raise _Unreadable("INVALID_ARGUMENT", "receive: a unary call without a request")
         try:
             return kind.FromString(body)
         except Exception as error:  # noqa: BLE001 - the generated code raises whatever it meets
             raise InvalidArgument(f"{kind.__name__}: not a protobuf message of this kind: {error}") from None
 
-    @staticmethod
-    def _told(handle: Callable[[Stream[Any, Any]], Any]) -> Callable[[Stream[Any, Any]], Any]:
-        """The same handler, with our errors told as gRPC statuses."""
-        from grpclib.const import Status  # noqa: PLC0415
-        from grpclib.exceptions import GRPCError  # noqa: PLC0415
-
-        async def told(stream: Stream[Any, Any]) -> None:
-            try:
-                await handle(stream)
-            except UnknownToken:
-                raise GRPCError(
-                    Status.UNAUTHENTICATED, "no token that this host gave to this process"
-                ) from None
-            except CoreDenoError as error:
-                status = "PERMISSION_DENIED" if isinstance(error, ProtocolError) else status_of(error)
-                raise GRPCError(Status[status], str(error)) from None
-
-        return told
+    def _answer(self, message: Any) -> _Encoded:
+        data = bytes(message)
+        if len(data) > self._gateway.message_bytes:
+            limit_bytes = self._gateway.message_bytes
+            raise LimitExceeded(f"an answer of {len(data)} bytes, wanted at most {limit_bytes}")
+        return _Encoded(data)
 
     # --- health
 
-    async def _check(self, stream: Stream[Any, Any]) -> None:
-        await stream.send_message(await self._health(stream))
-
-    async def _watch(self, stream: Stream[Any, Any]) -> None:
-        await stream.send_message(await self._health(stream))
-        await asyncio.Event().wait()  # the status does not change until the host stops, which ends the stream
-
-    async def _health(self, stream: Stream[Any, Any]) -> Any:
+    async def _check(self, stream: Stream[Any, Any], _peer: Peer, _call: _Call) -> None:
         from grpclib.const import Status  # noqa: PLC0415
         from grpclib.exceptions import GRPCError  # noqa: PLC0415
 
+        answer, is_known = await self._health(stream)
+        if not is_known:
+            raise GRPCError(Status.NOT_FOUND, "health: there is no such service")
+        await stream.send_message(answer)
+
+    async def _watch(self, stream: Stream[Any, Any], _peer: Peer, _call: _Call) -> None:
+        answer, _is_known = await self._health(stream)
+        await stream.send_message(answer)
+        await asyncio.Event().wait()  # the status does not change until the host stops, which ends the stream
+
+    async def _health(self, stream: Stream[Any, Any]) -> tuple[_Encoded, bool]:
         from coredeno.gateway._generated.grpc.health import v1  # noqa: PLC0415
 
-        self._peer(stream)
         request = await self._request(stream, v1.HealthCheckRequest)
-        if request.service not in ("", "coredeno.CoreService"):
-            raise GRPCError(Status.NOT_FOUND, "no such service")
-        return v1.HealthCheckResponse(status=v1.HealthCheckResponseServingStatus.SERVING)
+        is_known = request.service in ("", "coredeno.CoreService")
+        kinds = v1.HealthCheckResponseServingStatus
+        return self._answer(
+            v1.HealthCheckResponse(status=kinds.SERVING if is_known else kinds.SERVICE_UNKNOWN)
+        ), is_known
 
     # --- the Session
 
-    async def _session(self, stream: Stream[Any, Any]) -> None:
-        peer = self._peer(stream)
+    async def _session(self, stream: Stream[Any, Any], peer: Peer, _call: _Call) -> None:
         outbox = _Outbox(stream)
-        session = self._gateway.open_session(peer, outbox.put)
-        sender = asyncio.create_task(outbox.send(session))
+        session = outbox.session = self._gateway.open_session(peer, outbox.put)
+        sender = asyncio.create_task(outbox.send())
         try:
             await stream.send_initial_metadata()
             limit = self._gateway.message_bytes + _BATCH_HEADROOM_BYTES
@@ -217,15 +242,50 @@ class _Services:
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
 
-    def _peer(self, stream: Stream[Any, Any]) -> Peer:
-        header = "" if stream.metadata is None else str(stream.metadata.get("authorization", ""))
-        scheme, _, token = header.partition(" ")
-        process_id, user_id = _credentials(stream)
-        return self._gateway.peer(token if scheme.lower() == "bearer" else None, process_id, user_id)
+
+class _Call:
+    """One call under way, as its peer knows it."""
+
+    def __init__(self, stream: Stream[Any, Any]) -> None:
+        self.module: str | None = None
+        self._stream = stream
+
+    def end(self, status: str, problem: str) -> None:
+        """End it, with this status for the peer."""
+        from grpclib.const import Status  # noqa: PLC0415
+        from grpclib.exceptions import GRPCError  # noqa: PLC0415
+
+        wrapper = self._stream._stream.wrapper  # noqa: SLF001 - how grpclib itself ends a call at its deadline
+        if wrapper is not None:
+            wrapper.cancel(GRPCError(Status[status], _cut(problem)))
+
+
+_Handle = Callable[["Stream[Any, Any]", Peer, _Call], Coroutine[Any, Any, None]]
+
+
+class _Encoded:
+    """A message that is encoded already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - the name that protobuf codecs call
+        """Its bytes."""
+        return self._data
+
+
+class _Unreadable(ProtocolError):
+    """What came is no message; `status` is what gRPC has for that."""
+
+    def __init__(self, status: str, problem: str) -> None:
+        super().__init__(problem)
+        self.status = status
 
 
 class _Outbox:
     """Batches on their way to one peer; asks the Session to pause while the peer does not take them."""
+
+    session: Session
 
     def __init__(self, stream: Stream[Any, Any]) -> None:
         self._stream = stream
@@ -238,23 +298,32 @@ class _Outbox:
         self._waiting.append(Batch(messages, attachments))
         self._waiting_bytes += _size(self._waiting[-1])
         self._news.set()
+        if self._waiting_bytes > _PAUSE_ABOVE_BYTES:
+            self.session.pause()
 
-    async def send(self, session: Session) -> None:
+    async def send(self) -> None:
         """Send what is queued, for ever."""
         while True:
             await self._news.wait()
             self._news.clear()
             while self._waiting:
-                if self._waiting_bytes > _PAUSE_ABOVE_BYTES:
-                    session.pause()
                 batch = self._waiting.popleft()
                 await self._stream.send_message(batch)
                 self._waiting_bytes -= _size(batch)
-            session.resume()
+            self.session.resume()
 
 
 def _size(batch: Batch) -> int:
     return len(batch.messages) + sum(map(len, batch.attachments))
+
+
+def _status_of(error: CoreDenoError) -> str:
+    return "PERMISSION_DENIED" if isinstance(error, ProtocolError) else status_of(error)
+
+
+def _cut(problem: str) -> str:
+    # It travels as a header, of which clients take 8 KiB in all, with up to nine bytes for a character.
+    return problem if len(problem) <= _PROBLEM_CHARACTERS else problem[:_PROBLEM_CHARACTERS] + "…"
 
 
 async def _receive(stream: Stream[Any, Any], limit_bytes: int) -> bytes | None:
@@ -266,14 +335,15 @@ async def _receive(stream: Stream[Any, Any], limit_bytes: int) -> bytes | None:
             return None
         compressed, size = struct.unpack(">BI", head)
         if compressed:
-            raise ProtocolError("receive: a compressed message, wanted a plain one")
+            raise _Unreadable("UNIMPLEMENTED", "receive: a compressed message, wanted a plain one")
         if size > limit_bytes:
-            raise ProtocolError(f"receive: a message of {size} bytes, wanted at most {limit_bytes}")
+            problem = f"receive: a message of {size} bytes, wanted at most {limit_bytes}"
+            raise _Unreadable("RESOURCE_EXHAUSTED", problem)
         body = await raw.recv_data(size)
     except AssertionError:  # how grpclib says that a stream ended too early
-        raise ProtocolError("receive: a message that is cut off") from None
+        raise _Unreadable("INVALID_ARGUMENT", "receive: a message that is cut off") from None
     if len(body) != size:
-        raise ProtocolError("receive: a message that is cut off")
+        raise _Unreadable("INVALID_ARGUMENT", "receive: a message that is cut off")
     return bytes(body)
 
 

@@ -3,6 +3,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { ownError } from "./errors.ts";
 import { AbortController, clearTimeout, max, min, now, ownMap, setTimeout, uncurry } from "./intrinsics.ts";
+import { LONGEST_TIMER_MS } from "./timing.ts";
 import type { Call } from "./types.ts";
 
 const getStore = uncurry(
@@ -16,8 +17,6 @@ const runIn = uncurry(
   ) => unknown,
 );
 const abort = uncurry(AbortController.prototype.abort);
-// What `setTimeout` takes.
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 /** One call, as `core.call` gives it. Its signal is made when somebody wants it. */
 export class CallContext implements Call {

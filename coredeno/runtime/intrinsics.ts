@@ -40,6 +40,12 @@ export const replace: (self: string, pattern: RegExp, by: string) => string = un
   String.prototype.replace as (this: string, pattern: RegExp, by: string) => string,
 );
 
+/** `instanceof`, whatever a `Symbol.hasInstance` would say. */
+export const isInstance = uncurry(Function.prototype[Symbol.hasInstance]) as <T>(
+  constructor: abstract new (...args: never[]) => T,
+  value: unknown,
+) => value is T;
+
 /** Get a property by the getter that `prototype` has now, whatever stands there later. */
 export function getterOf<T>(prototype: object, name: string | symbol): (self: unknown) => T {
   const getter = getOwnPropertyDescriptor(prototype, name)?.get;

@@ -12,8 +12,10 @@ import {
 import { Fault, text, texts, whole } from "./check.ts";
 import { refusal, type WireError, wireError } from "./errors.ts";
 import { errorText, notificationText, requestText, resultText } from "./jsonrpc.ts";
+import { LONGEST_TIMER_MS, within } from "./timing.ts";
 import type { Link, LinkOwner } from "./link.ts";
 import { readSlots, type Slot } from "./slots.ts";
+import type { Line } from "./lines.ts";
 import { readThrown } from "./thrown.ts";
 import { isOver, PARAMS_ENVELOPE, render, writeJson } from "./values.ts";
 
@@ -51,8 +53,8 @@ interface Asked {
   readonly size: number;
 }
 
-// What `setTimeout` takes.
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
+// A thread that is not busy is gone a few milliseconds after it was told to end, however short the grace.
+const THREAD_END_MS = 100;
 // Acknowledging each log record would cost more than sending it.
 const LOGS_AT_ONCE = LOG_CREDIT / 8;
 // Around the params of a request: ids, the module's code, a trace. A batch has 64 KiB of room for it.
@@ -65,7 +67,7 @@ export class Module implements LinkOwner {
   #askedBytes = 0;
   #logs = 0; // records that the Worker has not been told of
   #load: { id: number; started: number; timer: ReturnType<typeof setTimeout> | undefined } | null = null;
-  readonly #disposed = Promise.withResolvers<boolean>();
+  readonly #disposed = Promise.withResolvers<void>();
   #unloading: Promise<boolean> | null = null;
 
   constructor(readonly code: string, readonly link: ModuleLink, readonly wires: Wires) {}
@@ -84,15 +86,20 @@ export class Module implements LinkOwner {
     return this.#calls.size > 0 || this.#load !== null;
   }
 
-  /** Begin to load; the answer to the request `order.id` follows by itself. */
-  load(order: LoadOrder, deadline_ms: number | undefined): void {
+  /**
+   * Begin to load; the answer to the request `order.id` follows by itself.
+   *
+   * @param line the request, for the binary values in its config.
+   */
+  load(order: LoadOrder, deadline_ms: number | undefined, line: Pick<Line, "slots" | "buffers">): void {
     const timer = deadline_ms === undefined ? undefined : setTimeout(() => {
       const message = `${this.code}: load: not done after ${Math.round(deadline_ms)} ms`;
       this.#loadFailed(wireError("PluginTimeout", message));
     }, Math.min(deadline_ms, LONGEST_TIMER_MS));
     this.#load = { id: order.id, started: performance.now(), timer };
     this.link.attach(this);
-    this.link.tied.then(() => this.link.outbox.put(`["load",${writeJson(order)}]`));
+    const entry = `["load",${writeJson(order)},${writeJson(line.slots)}]`;
+    this.link.tied.then(() => this.link.outbox.put(entry, line.buffers));
   }
 
   /** Pass a call on, as the line that it came in. */
@@ -118,9 +125,9 @@ export class Module implements LinkOwner {
   }
 
   /**
-   * Let the Worker run `dispose`, then end it; a module that does not run is only ended.
+   * Let the Worker run `dispose` within the grace, then end it; a module that does not run is only ended.
    *
-   * @returns whether all that was done, and the Worker's thread is gone, within the grace.
+   * @returns whether the Worker's thread was seen to be gone.
    */
   unload(grace_ms: number): Promise<boolean> {
     this.#unloading ??= this.#unload(grace_ms);
@@ -128,20 +135,15 @@ export class Module implements LinkOwner {
   }
 
   async #unload(grace_ms: number): Promise<boolean> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const tooLate = new Promise<false>((resolve) => {
-      timer = setTimeout(resolve, Math.min(grace_ms, LONGEST_TIMER_MS), false);
-    });
-    let isDisposed = true;
+    const started = performance.now();
     if (this.state === "RUNNING") {
       this.state = "STOPPED";
       this.link.outbox.put('["dispose"]');
-      isDisposed = await Promise.race([this.#disposed.promise, tooLate]);
+      await within(grace_ms, this.#disposed.promise);
     }
     this.#over("STOPPED", wireError("Cancelled", `${this.code}: unloaded`));
-    const isGone = await Promise.race([this.link.gone.then(() => true), tooLate]);
-    clearTimeout(timer);
-    return isDisposed && isGone;
+    const left_ms = grace_ms - (performance.now() - started);
+    return await within(Math.max(left_ms, THREAD_END_MS), this.link.gone);
   }
 
   /** The Session keeps up again. */
@@ -176,14 +178,14 @@ export class Module implements LinkOwner {
         return this.#unloadable(entry[1]);
       case "disposed":
         if (this.#unloading === null) throw new Fault("disposed: nobody asked");
-        return this.#disposed.resolve(true);
+        return this.#disposed.resolve();
       default:
         throw new Fault("message: of no known kind");
     }
   }
 
   broken(reason: string, isFault: boolean): void {
-    if (this.#unloading !== null) return this.#disposed.resolve(false);
+    if (this.#unloading !== null) return this.#disposed.resolve();
     const problem = isFault ? `protocol error: ${reason}` : reason;
     this.#over(
       "ERRORED",
@@ -237,10 +239,17 @@ export class Module implements LinkOwner {
   }
 
   #failed(id: number, name: unknown, detail: unknown): void {
-    this.#endCall(id);
+    const { deadline } = this.#endCall(id);
     if (name === "PluginRaised") {
       const thrown = readThrown(detail);
-      this.#refuse(id, wireError(name, thrown.message, { ...thrown }));
+      // Whatever a plugin throws then, mostly `core.call.signal.reason`, is not what went wrong.
+      if (this.#unloading !== null) {
+        this.#refuse(id, wireError("Cancelled", `${this.code}: unloaded`));
+      } else if (deadline !== undefined && Date.now() >= deadline) {
+        this.#refuse(id, wireError("PluginTimeout", `${this.code}: not done at its deadline`));
+      } else {
+        this.#refuse(id, wireError(name, thrown.message, { ...thrown }));
+      }
     } else if (name === "MethodNotFound" || name === "LimitExceeded") {
       this.#refuse(id, wireError(name, text(detail, "failed").slice(0, 1024)));
     } else {
@@ -248,8 +257,11 @@ export class Module implements LinkOwner {
     }
   }
 
-  #endCall(id: number): void {
-    if (!this.#calls.delete(id)) throw new Fault("answer: to a call that is not under way");
+  #endCall(id: number): CallRecord {
+    const call = this.#calls.get(id);
+    if (call === undefined) throw new Fault("answer: to a call that is not under way");
+    this.#calls.delete(id);
+    return call;
   }
 
   #ask(

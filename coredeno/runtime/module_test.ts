@@ -21,12 +21,13 @@ const ORDER: LoadOrder = {
   limits: LIMITS,
   deadline: null,
 };
+const NO_BYTES = { slots: [], buffers: [] };
 const THROWN = { name: "E", message: "m", stack: "" };
 
 class PlayedLink implements ModuleLink {
   readonly busyMs = 0;
   readonly tied = Promise.resolve();
-  readonly gone = Promise.resolve();
+  gone = Promise.resolve();
   isOver = false;
 
   constructor(readonly outbox: Outbox) {}
@@ -89,7 +90,7 @@ class Rig implements Wires {
   }
 
   running(): this {
-    this.module.load(ORDER, undefined);
+    this.module.load(ORDER, undefined, NO_BYTES);
     this.says("loaded", ["init", "f"]);
     this.host.length = 0;
     return this;
@@ -109,7 +110,7 @@ test("a load is answered once, with the exports", () => {
 
 test("a load that fails is answered with what was thrown, and the Worker is told to end", () => {
   const rig = new Rig();
-  rig.module.load(ORDER, undefined);
+  rig.module.load(ORDER, undefined, NO_BYTES);
   rig.says("unloadable", { ...THROWN, code: "C" });
   assert.deepEqual(rig.host, [{
     jsonrpc: "2.0",
@@ -121,7 +122,7 @@ test("a load that fails is answered with what was thrown, and the Worker is told
 
 test("a load is given up at its deadline", async () => {
   const rig = new Rig();
-  rig.module.load(ORDER, 5);
+  rig.module.load(ORDER, 5, NO_BYTES);
   await new Promise((resolve) => setTimeout(resolve, 20));
   assert.equal((rig.host[0]?.["error"] as { code: number }).code, -32004);
   assert.equal(rig.module.state, "ERRORED");
@@ -270,7 +271,7 @@ test("after a fault whoever waits is answered, the host is told, and nothing is 
 
 test("a Worker that ends while it loads answers the load", () => {
   const rig = new Rig();
-  rig.module.load(ORDER, 1000);
+  rig.module.load(ORDER, 1000, NO_BYTES);
   rig.module.broken("its Worker ended by itself", false);
   assert.equal((rig.host[0]?.["error"] as { code: number }).code, -32002);
   assert.equal(rig.host[1]?.["method"], "ModuleExited");
@@ -289,18 +290,31 @@ test("unloading lets dispose run, and answers the calls that are left", async ()
   assert.deepEqual([rig.module.state, rig.link.isOver, rig.registered.size], ["STOPPED", true, 0]);
 });
 
-test("a plugin that does not dispose in time was not unloaded cleanly", async () => {
-  const rig = new Rig().running();
-  assert.equal(await rig.module.unload(1), false);
-  assert.equal(rig.link.isOver, true);
+test("a plugin that does not dispose in time is told to end, and clean is whether its thread has gone", async () => {
+  const gone = new Rig().running();
+  assert.equal(await gone.module.unload(1), true);
+  assert.equal(gone.link.isOver, true);
+  const spinning = new Rig().running();
+  spinning.link.gone = new Promise(() => {});
+  assert.equal(await spinning.module.unload(1), false);
 });
 
 test("a module that ends while it is disposed is not told of as exited", async () => {
   const rig = new Rig().running();
   const unloaded = rig.module.unload(1000);
   rig.module.broken("its Worker ended by itself", false);
-  assert.equal(await unloaded, false);
+  assert.equal(await unloaded, true);
   assert.deepEqual(rig.host, []);
+});
+
+test("what a plugin throws once its time is over, or once it is unloaded, is told as that", async () => {
+  const rig = new Rig().running().call(7, { deadline: Date.now() - 1 }).call(8);
+  rig.says("failed", 7, "PluginRaised", THROWN);
+  const unloaded = rig.module.unload(1000);
+  rig.says("failed", 8, "PluginRaised", THROWN);
+  assert.deepEqual(rig.host.map(({ error }) => (error as { code: number }).code), [-32004, -32005]);
+  rig.says("disposed");
+  await unloaded;
 });
 
 test("calls over the bound are refused, not queued", () => {

@@ -8,6 +8,7 @@ import { errorText, requestText, resultText } from "./jsonrpc.ts";
 import { Link, type TieMaker } from "./link.ts";
 import type { Line } from "./lines.ts";
 import { Module, type Wires } from "./module.ts";
+import { within } from "./timing.ts";
 import { samePermissions, type WorkerPermissions, workerPermissions } from "./permissions.ts";
 import { readSlots, type Slot } from "./slots.ts";
 import { writeJson } from "./values.ts";
@@ -132,7 +133,7 @@ export class Modules implements Wires {
       case "Ping":
         return this.#ping(id, params["session"] === true);
       case "LoadModule":
-        return this.#load(id, params);
+        return this.#load(id, params, line);
       case "UnloadModule":
         return this.#unload(id, params);
       case "ModuleStatus": {
@@ -168,7 +169,7 @@ export class Modules implements Wires {
     for (const module of this.#modules.values()) if (module.abort(id)) return;
   }
 
-  #load(id: number, params: Fields): void {
+  #load(id: number, params: Fields, line: Line): void {
     const order = this.#order(id, params);
     const root = absolute(params["root"], "root");
     const net = texts(fields(params["permissions"], "permissions")["net"], "permissions.net");
@@ -185,7 +186,7 @@ export class Modules implements Wires {
     const link = this.#takeLink(workerPermissions(root, net));
     const module = new Module(order.code, link, this);
     this.#modules.set(order.code, module);
-    module.load(order, deadline);
+    module.load(order, deadline, line);
     this.#watch();
   }
 
@@ -299,13 +300,6 @@ export class Modules implements Wires {
     }
     throw error;
   }
-}
-
-/** Wait for `work`, but not longer than this. */
-async function within(ms: number, work: Promise<unknown>): Promise<void> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  await Promise.race([work, new Promise((resolve) => timer = setTimeout(resolve, ms))]);
-  clearTimeout(timer);
 }
 
 function parseMessages(bytes: Uint8Array): unknown {

@@ -51,7 +51,7 @@ export class Plugin {
     const context = this.calls.begin(order.id, order.deadline ?? undefined, undefined);
     try {
       const { namespace } = await importPlugin(order.url);
-      const exports = keys(namespace).filter((name) => typeof namespace[name] === "function");
+      const exports = functionsOf(namespace);
       if (exports.length === 0) {
         throw new LoadError(`${order.entry} exports nothing: wanted init or at least one function`);
       }
@@ -136,6 +136,17 @@ export class Plugin {
   #failed(id: number, name: string, detail: string | Thrown): void {
     this.outbox.put(`["failed",${id},"${name}",${jsonStringify(detail)}]`);
   }
+}
+
+/** The names of the functions that it exports; a loop, as the plugin may have put something in the place of `filter`. */
+function functionsOf(namespace: Namespace): string[] {
+  const names = keys(namespace);
+  const functions: string[] = [];
+  for (let i = 0; i < names.length; i++) {
+    const name = names[i] as string;
+    if (typeof namespace[name] === "function") functions[functions.length] = name;
+  }
+  return functions;
 }
 
 /**

@@ -12,6 +12,7 @@ import {
   getterOf,
   includes,
   isArray,
+  isInstance,
   isView,
   jsonStringify,
   keys,
@@ -82,7 +83,9 @@ export function pack(value: unknown, root: Path, limitBytes: number, envelope = 
 }
 
 const ObjectPrototype = Object.prototype;
-const { BigInt, Boolean, Number, SharedArrayBuffer } = globalThis;
+// `Object(1n)`: the constructor itself cannot be called by `new`, so TypeScript does not take it for a class.
+const BigIntObject = globalThis.BigInt as unknown as new () => bigint;
+const { Boolean, Number, SharedArrayBuffer } = globalThis;
 const TypedArray = getPrototypeOf(Uint8Array.prototype) as object;
 const typedBuffer = getterOf<ArrayBufferLike>(TypedArray, "buffer");
 const typedOffset = getterOf<number>(TypedArray, "byteOffset");
@@ -137,10 +140,10 @@ class Walk {
     if (depth >= MAX_DEPTH) throw this.refuse(`deeper than ${MAX_DEPTH} levels, or a cycle`);
     if (isList) return this.#list(value as readonly unknown[], depth);
     if (prototype !== ObjectPrototype && prototype !== null) {
-      if (value instanceof Number) return apply(Number.prototype.valueOf, value, []);
-      if (value instanceof String) return apply(String.prototype.valueOf, value, []);
-      if (value instanceof BigInt) throw this.refuse("a bigint cannot cross");
-      if (value instanceof Boolean) return apply(Boolean.prototype.valueOf, value, []);
+      if (isInstance(Number, value)) return apply(Number.prototype.valueOf, value, []);
+      if (isInstance(String, value)) return apply(String.prototype.valueOf, value, []);
+      if (isInstance(BigIntObject, value)) throw this.refuse("a bigint cannot cross");
+      if (isInstance(Boolean, value)) return apply(Boolean.prototype.valueOf, value, []);
     }
     const result: { [key: string]: Json } = {};
     const names = keys(value);
@@ -217,7 +220,9 @@ function bytesOf(value: object): Uint8Array<ArrayBufferLike> | null {
       ? new Uint8Array(viewBuffer(value), viewOffset(value), viewLength(value))
       : new Uint8Array(typedBuffer(value), typedOffset(value), typedLength(value));
   }
-  return value instanceof ArrayBuffer || value instanceof SharedArrayBuffer ? new Uint8Array(value) : null;
+  return isInstance(ArrayBuffer, value) || isInstance(SharedArrayBuffer, value)
+    ? new Uint8Array(value)
+    : null;
 }
 
 function define(target: object, key: string, value: unknown): void {

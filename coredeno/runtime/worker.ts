@@ -40,7 +40,7 @@ function start(port: MessagePort): void {
     const { entries, attachments } = readMessage(event.data, Infinity);
     for (let i = 0; i < entries.length; i++) {
       const entry = entries[i] as unknown[];
-      if (entry[0] === "load") parts = load(entry[1] as LoadOrder, outbox);
+      if (entry[0] === "load") parts = load(entry, attachments, outbox);
       else if (entry[0] === "ping") outbox.put(`["pong",${entry[1]}]`);
       else if (entry[0] === "leash") held[held.length] = event.ports[0] as MessagePort;
       else if (parts !== null) dispatch(parts, entry, attachments);
@@ -48,7 +48,10 @@ function start(port: MessagePort): void {
   };
 }
 
-function load(order: LoadOrder, outbox: Outbox): Parts {
+function load(entry: readonly unknown[], attachments: Attachments, outbox: Outbox): Parts {
+  const order = entry[1] as LoadOrder;
+  const slots = entry[2] as Slot[];
+  fill({ params: order }, slots, attachments.take(slots));
   const { limits } = order;
   const calls = new Calls();
   const logs = new Logs(outbox, calls, limits.log_line_bytes);

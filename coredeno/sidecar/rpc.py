@@ -83,7 +83,6 @@ class RpcClient(asyncio.Protocol):
         self._next_id = 1
         self._out: list[bytes] = []
         self._ended: CoreDenoError | None = None
-        self._is_broken = False
 
     # --- what callers use
 
@@ -188,7 +187,7 @@ class RpcClient(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """Tell the owner, who knows (or will know at once) why the sidecar ended."""
-        if self._ended is None and not self._is_broken:
+        if self._ended is None:
             self._on_lost()
 
     def pause_writing(self) -> None:
@@ -222,12 +221,8 @@ class RpcClient(asyncio.Protocol):
             future.set_result(Reply(frame))
 
     def _break(self, error: ProtocolError) -> None:
-        # Who is under way hears of it from `fail`, when the sidecar is gone: nobody shall know of it before the
-        # owner has drawn its conclusions.
-        if self._ended is None and not self._is_broken:
-            self._is_broken = True
-            assert self._transport is not None
-            self._transport.abort()
+        if self._ended is None:
+            self.fail(error)
             self._on_broken(error)
 
     @staticmethod

@@ -103,8 +103,12 @@ class SqliteConnection:
             threads.append(threading.current_thread())
             return connect()
 
+        opening = aiosqlite.Connection(on_thread, 1)
+        # aiosqlite offers no such setting. An app that never stops its host shall be able to end all the same; what was
+        # acknowledged is on the disk by then.
+        opening._thread.daemon = True  # noqa: SLF001
         try:
-            connection = await aiosqlite.Connection(on_thread, 1)
+            connection = await opening
         except (sqlite3.Error, OSError) as error:
             await _ended(threads[0])
             raise _explained(error, f"opening {file}") from error
