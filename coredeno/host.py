@@ -34,7 +34,7 @@ from coredeno.sidecar.supervisor import Supervisor
 
 _T = TypeVar("_T")
 _log = logging.getLogger("coredeno.host")
-_FILE_HEADROOM_BYTES = 64 * 1024  # what a message needs besides a file's content
+_FILE_HEADROOM_BYTES = 512  # what an answer has besides a file's content
 
 
 class PluginHost:

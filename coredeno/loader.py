@@ -87,6 +87,7 @@ class Loader:
         self._hooks = hooks
         self._emit = emit
         self._places: dict[Module, Place] = {}
+        self._callers: dict[Module, Caller] = {}
         self._loading: dict[Module, asyncio.Task[None]] = {}
         self._lost: dict[Module, PluginCrashed] = {}  # while they load
         self._unloading: dict[Module, asyncio.Task[None]] = {}
@@ -129,6 +130,8 @@ class Loader:
             await self._failed(module, error)
         if module.error is not None:  # it went down in the turn in which it came up
             raise module.error
+        if module in self._unloading or module.state is not ModuleState.RUNNING:
+            raise UsageError(f"load: module {module.code!r} was unloaded while it was loading")
         await self._tell(lambda hook: hook.module_started(module))
         load_s = self._clock.now() - started
         self._emit(events.ModuleStarted(module=module.code, version=module.version, load_s=load_s))
@@ -173,7 +176,8 @@ class Loader:
         self._places[module] = place
         try:
             await source.copy_to(place.root)
-            self._gateway.admit_module(place.token, Caller(module.code, module.version, module.grants))
+            caller = self._callers[module] = Caller(module.code, module.version, module.grants)
+            self._gateway.admit_module(place.token, caller)
             exports = await self._load_into(module, place, settings)
             if module in self._lost:
                 raise self._lost[module]
@@ -201,12 +205,10 @@ class Loader:
                 attachments=settings.attachments,
                 timeout_s=limit_s + _ANSWER_WAIT_S,
             )
-        except PluginError:
-            raise
+        except (SidecarError, PluginError) as error:
+            raise PluginCrashed(module=module.code, reason=f"load: {error}") from error
         except TimeoutError:
             raise PluginTimeout(module=module.code, what="load", timeout_s=limit_s) from None
-        except SidecarError as error:
-            raise PluginCrashed(module=module.code, reason=f"load: {error}") from error
         if reply.error is not None:
             raise told_error(reply.error, module=module.code, what="load", timeout_s=limit_s)
         try:
@@ -244,18 +246,30 @@ class Loader:
 
     async def _take_out(self, module: Module, place: Place, *, grace_s: float) -> None:
         """Take a module out of its sidecar, with all that it holds; whatever it does, it is out then."""
+        if module.state is ModuleState.ERRORED:
+            # At once: when its former sidecar has answered, a new module of the same code may have begun to work.
+            await self._stop_processes(module)
         if place.sidecar.alive and not await self._asked_out(module, place, grace_s):
             # `terminate()` does not stop a Worker that is busy; only the end of its process does, whoever shares it.
             place.sidecar.broken(
                 SidecarExited(reason=f"killed: module {module.code!r} did not end by itself", exit_code=None)
             )
             await place.sidecar.stop(0)  # now it is gone, and its other modules have been told
-        self._gateway.dismiss_module(place.token, module.code)
-        self._gateway.dismiss_clients_of(module.code)
+        caller = self._callers.pop(module, None)
+        if caller is not None:
+            self._gateway.dismiss_module(place.token, module.code, caller)
+            self._gateway.dismiss_clients_of(module.code, caller)
         if self._places.get(module) is place:
             del self._places[module]
-        await self._processes.stop_all(module.code)
+        if module.state is not ModuleState.ERRORED:
+            await self._stop_processes(module)
         await self._supervisor.give_up(place)
+
+    async def _stop_processes(self, module: Module) -> None:
+        try:
+            await self._processes.stop_all(module.code)
+        except Exception:  # noqa: BLE001 - the module must be out whatever a part of the app's own does
+            _log.exception("the processes of module %r could not be stopped", module.code)
 
     async def _asked_out(self, module: Module, place: Place, grace_s: float) -> bool:
         """Whether the module has ended as it was asked to, in time."""

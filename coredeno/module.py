@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any, TypeVar, overload
@@ -157,7 +158,9 @@ class Module:
         rpc = self._ready_for(function)
         decoder = decoder_for(returns)
         value = Outgoing(args, ("params", "args"), depth=-1)
-        limit_s = self.limits.call_timeout_s if timeout_s is None else timeout_s
+        limit_s = self.limits.call_timeout_s if timeout_s is None else self._checked(timeout_s, function)
+        if not (trace is None or isinstance(trace, str)):
+            raise UsageError(f"call: trace is {trace!r}, wanted a text or None")
         started = self._clock.now()
         try:
             left_s = limit_s
@@ -175,12 +178,10 @@ class Module:
                 timeout_s=left_s,
                 on_settled=self._slots.release,
             )
-        except PluginError:
-            raise
+        except (SidecarError, PluginError) as error:
+            raise PluginCrashed(module=self.code, reason=f"{function}: {error}") from error
         except TimeoutError:
             raise PluginTimeout(module=self.code, what=function, timeout_s=limit_s) from None
-        except SidecarError as error:
-            raise PluginCrashed(module=self.code, reason=f"{function}: {error}") from error
         return self._result(reply, decoder, function, limit_s)
 
     async def status(self) -> str:
@@ -198,10 +199,10 @@ class Module:
         limit_s = self.limits.call_timeout_s
         try:
             reply = await self._rpc.request("ModuleStatus", {"code": self.code}, timeout_s=limit_s)
+        except (SidecarError, PluginError) as error:
+            raise PluginCrashed(module=self.code, reason=f"status: {error}") from error
         except TimeoutError:
             raise PluginTimeout(module=self.code, what="status", timeout_s=limit_s) from None
-        except SidecarError as error:
-            raise PluginCrashed(module=self.code, reason=f"status: {error}") from error
         answer = self._result(reply, decoder_for(dict[str, str]), "status", limit_s)
         return str(answer.get("status", ""))
 
@@ -245,6 +246,15 @@ class Module:
                 f"call: module {self.code!r} exports no function {function!r}; it exports {known}"
             )
         return self._rpc
+
+    def _checked(self, timeout_s: object, function: str) -> float:
+        is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+        if not is_number or not -math.inf < timeout_s < math.inf:  # type: ignore[operator]
+            raise UsageError(f"call: timeout_s is {timeout_s!r}, wanted a number of seconds")
+        limit_s = float(timeout_s)  # type: ignore[arg-type]
+        if limit_s <= 0:
+            raise PluginTimeout(module=self.code, what=function, timeout_s=limit_s)
+        return limit_s
 
     def _result(self, reply: Reply, decoder: TypedDecoder, function: str, limit_s: float) -> Any:
         if reply.error is not None:

@@ -151,11 +151,15 @@ class Gateway:
         peer.modules[caller.code] = caller
         peer.former.discard(caller.code)
 
-    def dismiss_module(self, token: str, code: str) -> None:
-        """Refuse whatever else comes for a module, and cancel what is under way for it. Harmless twice."""
+    def dismiss_module(self, token: str, code: str, only: Caller | None = None) -> None:
+        """Refuse whatever else comes for a module, and cancel what is under way for it. Harmless twice.
+
+        With `only`, a module of the same code that was admitted since then stays.
+        """
         peer = self._peers.get(_digest(token))
-        if peer is None or peer.modules.pop(code, None) is None:
+        if peer is None or code not in peer.modules or not (only is None or only is peer.modules[code]):
             return
+        del peer.modules[code]
         peer.former.add(code)
         peer.end_calls(code, "CANCELLED", f"module {code!r} was unloaded")
         if peer.session is not None:
@@ -181,10 +185,10 @@ class Gateway:
         """Take a token back; what was under way with it is cancelled. Harmless for one that is not known."""
         self.dismiss_sidecar(token)
 
-    def dismiss_clients_of(self, code: str) -> None:
-        """Take back the tokens that `issue_token` gave for a module."""
+    def dismiss_clients_of(self, code: str, only: Caller | None = None) -> None:
+        """Take back the tokens that `issue_token` gave for a module; `only` as for `dismiss_module`."""
         for digest, peer in list(self._peers.items()):
-            if peer.name == f"client of {code}":
+            if peer.name == f"client of {code}" and (only is None or only is peer.modules.get(code)):
                 self._dismiss(digest)
 
     def peer(self, token: str | None, process_id: int | None = None, user_id: int | None = None) -> Peer:

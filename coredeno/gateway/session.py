@@ -63,7 +63,10 @@ class SessionPeer(Protocol):
 
     name: str
     modules: dict[str, Caller]
-    on_broken: Callable[[ProtocolError], None]
+
+    def on_broken(self, error: ProtocolError) -> None:
+        """It broke the rules."""
+        ...
 
     def caller(self, module: str | None) -> Caller:
         """Who asks, given the module that a frame names."""

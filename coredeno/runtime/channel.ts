@@ -58,8 +58,6 @@ export const REQUEST_BYTES_FACTOR = 4;
 
 // A message that has grown to this goes out at once: nothing is gained by making it larger.
 const FULL = 1_048_576;
-// Fewer bytes are copied: cheaper than a transfer, and one thing less that a plugin's patched globals can break.
-const WORTH_A_TRANSFER = 16_384;
 /** How much larger than `message_bytes` a message of the channel may be: what was gathered before its last entry. */
 export const CHANNEL_SLACK = 2 * FULL;
 
@@ -75,7 +73,7 @@ export class Outbox {
     this.#post = post;
   }
 
-  /** Add an entry, written as JSON, and the binary values that it names (which nobody uses after that). */
+  /** Add an entry, written as JSON, and the binary values that it names (which are transferred). */
   put(entry: string, buffers?: readonly ArrayBuffer[]): void {
     this.#texts = this.#texts === "" ? entry : `${this.#texts},${entry}`;
     if (buffers !== undefined) {
@@ -98,7 +96,6 @@ export class Outbox {
     if (this.#texts === "") return;
     const text = `[${this.#texts}]`;
     const buffers = this.#buffers;
-    const isTransfer = this.#bytes >= WORTH_A_TRANSFER;
     this.#texts = "";
     this.#bytes = 0;
     if (buffers.length === 0) {
@@ -107,8 +104,7 @@ export class Outbox {
       this.#buffers = [];
       const message: unknown[] = [text];
       for (let i = 0; i < buffers.length; i++) message[i + 1] = buffers[i];
-      if (isTransfer) this.#post(message, buffers);
-      else this.#post(message);
+      this.#post(message, buffers);
     }
   }
 }

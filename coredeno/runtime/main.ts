@@ -33,6 +33,7 @@ async function main(): Promise<void> {
     finish: () => void rpc.flushed().then(() => Deno.exit(0)),
   }, ties.promise);
   const opened = session.open(modules).then(importTies).then(ties.resolve);
+  opened.catch((error: Error) => die(`session: ${error.message}`));
 
   rpc.serve(await connected, (line) => modules.receive(line));
   await Promise.all([opened, session.stands]);

@@ -365,43 +365,39 @@ class TestLoading:
 
 
 class TestEnding:
-    @pytest.mark.parametrize("end", ["self.close()", "Deno.exit(0)", "Deno.exit(7)", "postMessage(null)"])
-    async def test_in_a_call(self, boot, write, eventually, end: str):
+    async def test_in_a_call(self, boot, write, eventually):
         """A module that ends its Worker in a call is ERRORED at once; the call fails typed, the host lives."""
         host = await boot()
-        other = await host.load_path(write("other", ECHO), group="other")
-        source = f"export async function end() {{ {end}; await new Promise(() => {{}}); }}"
-        module = await host.load_path(write("ends", source))
-        async with asyncio.timeout(5):
+        other = await host.load_path(write("other", ECHO))
+        for end in ("self.close()", "Deno.exit(0)", "Deno.exit(7)", "postMessage(null)"):
+            source = f"export async function end() {{ {end}; await new Promise(() => {{}}); }}"
+            module = await host.load_path(write("ends", source))
             with pytest.raises(PluginCrashed, match="ends: end: "):
+                await module.call("end", timeout_s=5)
+            await eventually(lambda module=module: module.state is ModuleState.ERRORED)
+            assert isinstance(module.error, PluginCrashed)
+            with pytest.raises(PluginCrashed, match="it is down"):
                 await module.call("end")
-        await eventually(lambda: module.state is ModuleState.ERRORED)
-        assert isinstance(module.error, PluginCrashed)
-        with pytest.raises(PluginCrashed, match="it is down"):
-            await module.call("end")
-        assert await other.call("echo", 1) == [1]
-        again = await host.load_path(write("ends", ECHO))
-        assert await again.call("echo", 1) == [1]
+            assert await other.call("echo", end) == [end]
 
-    @pytest.mark.parametrize("end", ["self.close()", "Deno.exit(0)", "postMessage(null)"])
-    async def test_in_init(self, boot, write, end: str):
+    async def test_in_init(self, boot, write):
         """A module that ends its Worker in `init` is ERRORED soon, never LOADING for ever."""
         host = await boot(load_timeout_s=20)
-        other = await host.load_path(write("other", ECHO), group="other")
-        source = f"export async function init() {{ {end}; await new Promise(() => {{}}); }}"
-        started = time.monotonic()
-        error = await refused(host, write("ends", source))
-        assert time.monotonic() - started < 5
-        assert isinstance(error, PluginCrashed)
-        assert str(error).startswith("ends: load: ")
-        assert await other.call("echo", 1) == [1]
+        other = await host.load_path(write("other", ECHO))
+        for end in ("self.close()", "Deno.exit(0)", "Deno.exit(7)", "postMessage(null)"):
+            source = f"export async function init() {{ {end}; await new Promise(() => {{}}); }}"
+            started = time.monotonic()
+            error = await refused(host, write("ends", source))
+            assert time.monotonic() - started < 5
+            assert isinstance(error, PluginCrashed)
+            assert str(error).startswith("ends: load: ")
+            assert await other.call("echo", end) == [end]
 
-    @pytest.mark.parametrize("end", ["self.close()", "Deno.exit()", "setTimeout(() => self.close(), 0)"])
-    async def test_right_after_init(self, boot, write, eventually, end: str):
+    async def test_right_after_init(self, boot, write, eventually):
         """A module that ends just when its load succeeds is ERRORED, whatever the load came to."""
         host = await boot()
-        folder = write("ends", f"export function init() {{ {end}; }} export function f() {{}}")
-        for _ in range(5):
+        for end in ("self.close()", "Deno.exit()", "setTimeout(() => self.close(), 0)") * 2:
+            folder = write("ends", f"export function init() {{ {end}; }} export function f() {{}}")
             try:
                 await host.load_path(folder)
             except PluginCrashed:

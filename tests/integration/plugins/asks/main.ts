@@ -11,7 +11,6 @@ export function init(c: Core): void {
 
 /** `ask("files.read", "a.txt")` gives what `core.files.read("a.txt")` gives. */
 export async function ask(name: string, ...args: unknown[]): Promise<unknown> {
-  // deno-lint-ignore no-explicit-any
   const { owner, method } = name.split(".").reduce(
     // deno-lint-ignore no-explicit-any
     ({ method }: any, key) => ({ owner: method, method: method[key] }),
@@ -54,7 +53,9 @@ export const stop = (name: string): Promise<void> => kept.get(name).stop();
 
 export const facts = (): unknown => ({ code: core.code, services: Object.keys(core.services) });
 export const frozen = (): boolean =>
-  [core, core.files, core.store, core.processes, core.log, core.services, core.services.app].every(Object.isFrozen);
+  [core, core.files, core.store, core.processes, core.log, core.services, core.services.app].every(
+    Object.isFrozen,
+  );
 
 export function writeLogs(): void {
   core.log.debug("debug", 1, { a: [1, { b: undefined }] });

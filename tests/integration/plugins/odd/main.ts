@@ -10,7 +10,7 @@ export function constructor(...args: any[]): any {
 function proto(...args: any[]): any {
   return ["__proto__", ...args];
 }
-export { proto as "__proto__", proto as "default", proto as "" };
+export { proto as "", proto as "__proto__", proto as "default" };
 
 /** `throws("null")` throws what the expression of JavaScript stands for; `await` or not. */
 export function throws(source: string): never {

@@ -54,7 +54,8 @@ const tries: Record<string, (...args: any[]) => unknown> = {
     await new Promise((resolve, reject) => connect(port, "127.0.0.1", resolve as any).on("error", reject));
   },
   request: async (name) => (await Deno.permissions.request({ name })).state === "granted" || never(name),
-  escalate: (permissions) => new Worker("data:text/javascript,", { type: "module", deno: { permissions } } as any),
+  escalate: (permissions) =>
+    new Worker("data:text/javascript,", { type: "module", deno: { permissions } } as any),
   import: async (path) => await import(`file://${path}`),
   fetchFile: async (path) => (await fetch(`file://${path}`)).text(),
 };

@@ -50,5 +50,5 @@ function make(source: string): unknown {
 
 function show(value: unknown): string {
   const options = { depth: 200, iterableLimit: 2000, strAbbreviateSize: 10_000, breakLength: Infinity };
-  return Deno.inspect([value], { ...options, compact: 1000 }).slice(2, -2);
+  return Deno.inspect([value], { ...options, compact: true }).slice(2, -2);
 }
