@@ -285,11 +285,15 @@ class PluginHost:
         listener.bind(self.socket)
 
         async def open_gateway() -> None:
-            # The sidecar may join the socket before this is done; it waits in the socket's own queue.
             await asyncio.gather(backend.open(self._root.host), listener.prepare())
             await listener.serve(gateway)
 
-        await _all_or_none(open_gateway(), supervisor.start(self._loader))
+        if self._launcher is None:
+            # A sidecar that joins the socket before the store is open waits in the socket's queue.
+            await _all_or_none(open_gateway(), supervisor.start(self._loader))
+        else:  # one of the app's own may open Sessions without the socket, and would not wait
+            await open_gateway()
+            await supervisor.start(self._loader)
         _log.info("started on %s in %.0f ms", self._root.path, (time.monotonic() - started) * 1000)
 
     async def _stop(self, starting: asyncio.Task[None]) -> None:
@@ -326,6 +330,7 @@ class PluginHost:
                 programs=self._config.programs,
                 root=self._root.path,
                 limit_bytes=limits.message_bytes - _FILE_HEADROOM_BYTES,
+                log_line_limit=limits.log_line_bytes,
             ),
             *self._services.methods(),
         ]

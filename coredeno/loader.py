@@ -176,6 +176,8 @@ class Loader:
         self._places[module] = place
         try:
             await source.copy_to(place.root)
+            if module in self._lost:
+                raise self._lost[module]
             caller = self._callers[module] = Caller(module.code, module.version, module.grants)
             self._gateway.admit_module(place.token, caller)
             exports = await self._load_into(module, place, settings)

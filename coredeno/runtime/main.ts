@@ -10,6 +10,7 @@ import { RpcWire } from "./rpc.ts";
 import { Session } from "./session.ts";
 
 const NEWLINE = 10;
+const OWNER_ONLY = 0o600;
 // A boot line is a few hundred bytes; whatever is far longer is none.
 const LONGEST_BOOT_LINE = 1_048_576;
 
@@ -17,6 +18,7 @@ async function main(): Promise<void> {
   const boot = readBoot(await readBootLine());
   watchStdin();
   const listener = Deno.listen({ transport: "unix", path: boot.deno_socket });
+  Deno.chmodSync(boot.deno_socket, OWNER_ONLY); // it is made by the umask, which is the launcher's affair
   Deno.stdout.writeSync(new TextEncoder().encode(readyLine(Deno.version.deno, Deno.pid)));
   const connected = acceptOne(listener);
 

@@ -121,13 +121,17 @@ def builtin_methods(
     programs: Mapping[str, str | Path],
     root: Path,
     limit_bytes: int,
+    log_line_limit: int = 8192,
 ) -> list[Method]:
-    """All of them, on these parts. `limit_bytes` is the largest file that can be read."""
+    """All of them, on these parts.
+
+    `limit_bytes` is the largest file that can be read, `log_line_limit` the characters that a log record keeps.
+    """
     return [
         *_file_methods(files, limit_bytes),
         *_store_methods(store),
         *_process_methods(processes, programs, root),
-        _method("log.write", LogParams, _open, _write_log),
+        _log_method(log_line_limit),
         _health_method(store),
     ]
 
@@ -245,12 +249,20 @@ def _process_methods(processes: Processes, programs: Mapping[str, str | Path], r
     ]
 
 
-async def _write_log(caller: Caller, params: LogParams) -> None:
-    extra = {"coredeno_module": caller.code, "coredeno_version": caller.version, "coredeno_call": params.call}
-    # The text is a plugin's: it goes in as an argument, never as the format, and without control characters.
-    logging.getLogger(f"coredeno.plugin.{caller.code}").log(
-        _LOG_LEVELS[params.level], "%s", printable(params.message), extra=extra
-    )
+def _log_method(limit: int) -> Method:
+    async def write(caller: Caller, params: LogParams) -> None:
+        extra = {
+            "coredeno_module": caller.code,
+            "coredeno_version": caller.version,
+            "coredeno_call": params.call,
+        }
+        # The text is a plugin's: it goes in as an argument, never as the format, and without control characters.
+        text = printable(params.message[:limit])
+        logging.getLogger(f"coredeno.plugin.{caller.code}").log(
+            _LOG_LEVELS[params.level], "%s", text, extra=extra
+        )
+
+    return _method("log.write", LogParams, _open, write)
 
 
 def _health_method(store: Store) -> Method:

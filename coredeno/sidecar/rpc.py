@@ -83,6 +83,7 @@ class RpcClient(asyncio.Protocol):
         self._next_id = 1
         self._out: list[bytes] = []
         self._ended: CoreDenoError | None = None
+        self._is_broken = False
 
     # --- what callers use
 
@@ -187,7 +188,7 @@ class RpcClient(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """Tell the owner, who knows (or will know at once) why the sidecar ended."""
-        if self._ended is None:
+        if self._ended is None and not self._is_broken:
             self._on_lost()
 
     def pause_writing(self) -> None:
@@ -221,9 +222,12 @@ class RpcClient(asyncio.Protocol):
             future.set_result(Reply(frame))
 
     def _break(self, error: ProtocolError) -> None:
-        if self._ended is None:
+        if self._ended is None and not self._is_broken:
+            self._is_broken = True
+            self._on_broken(
+                error
+            )  # first: who is under way shall find that the owner has drawn its conclusions
             self.fail(error)
-            self._on_broken(error)
 
     @staticmethod
     def _expire(future: asyncio.Future[Reply]) -> None:

@@ -30,6 +30,7 @@ class Sidecar:
         lifecycle: SidecarMachine,
         on_pid: Callable[[int], None],
         on_notification: Callable[[str, msgspec.Raw], None],
+        on_down: Callable[[CoreDenoError], None],
         on_end: Callable[[CoreDenoError | None], None],
     ) -> None:
         """Plan it; `begin` launches it.
@@ -42,6 +43,7 @@ class Sidecar:
             lifecycle: decides what is done with it.
             on_pid: told its process id as soon as there is one.
             on_notification: given what it says of itself on the JSON-RPC wire.
+            on_down: called when it is killed for what it did, before those who wait for its answers hear of it.
             on_end: called once when it is gone, with the reason (None if it was asked to end).
         """
         self.order = order
@@ -58,6 +60,7 @@ class Sidecar:
         self._clock = clock
         self._machine = lifecycle
         self._on_pid = on_pid
+        self._on_down = on_down
         self._on_end = on_end
         self._process: SidecarProcess | None = None
         self._timer: Timer | None = None
@@ -92,7 +95,10 @@ class Sidecar:
 
     def broken(self, error: CoreDenoError) -> None:
         """Kill it: it broke the wire's rules, or is of no more use."""
+        was_up = self._machine.state is State.READY
         self._handle(machine.Broken(error))
+        if was_up:
+            self._on_down(error)
 
     # --- carrying out
 

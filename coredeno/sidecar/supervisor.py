@@ -96,7 +96,7 @@ class SidecarOwner(Protocol):
         ...
 
     def sidecar_ended(self, home: Home, error: CoreDenoError | None) -> None:
-        """It is gone; `error` is why, None if it was asked to end."""
+        """It is gone, or is being killed; `error` is why, None if it was asked to end. May be said twice."""
         ...
 
 
@@ -319,6 +319,7 @@ class Supervisor:
                 ),
                 on_pid=lambda pid: self._office.bind_process(token, pid),
                 on_notification=lambda method, params: self._said(holder[0], method, params),
+                on_down=lambda error: self._down(holder[0], error),
                 on_end=lambda error: self._ended(holder[0], error),
             )
             home = Home(sidecar, stage, first)
@@ -348,6 +349,10 @@ class Supervisor:
     def _said(self, home: Home, method: str, params: msgspec.Raw) -> None:
         if self._owner is not None:
             self._owner.sidecar_said(home, method, params)
+
+    def _down(self, home: Home, error: CoreDenoError) -> None:
+        if self._owner is not None:
+            self._owner.sidecar_ended(home, error)
 
     def _ended(self, home: Home, error: CoreDenoError | None) -> None:
         self._homes.discard(home)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from textwrap import dedent
@@ -95,7 +96,32 @@ async def boot(tmp_path: Path, isolation: str, compiled: Path) -> AsyncIterator[
     assert not complaints.said
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["process", "worker"])
+async def shared_boot(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, compiled: Path
+) -> AsyncIterator[Boot]:
+    """As `boot`, for hosts that all tests of a file use: `pytestmark = pytest.mark.asyncio(loop_scope="module")`.
+
+    Before a test begins, `rested` must have been awaited: what a host has not begun is no leak of the test.
+    """
+    with Complaints() as complaints:
+        async with AsyncExitStack() as running:
+            yield Boot(tmp_path_factory.mktemp("shared"), request.param, running, compiled)
+    assert not complaints.said
+
+
+@pytest.fixture(scope="session")
+def rested() -> Callable[[PluginHost], Awaitable[None]]:
+    """Waits until a host has its next spare, and so starts nothing more by itself."""
+
+    async def wait(host: PluginHost) -> None:
+        spare = host._loader._supervisor._spare
+        await asyncio.wait([spare])
+
+    return wait
+
+
+@pytest.fixture(scope="session")
 def plugins() -> Path:
     """The folder of the plugins that are kept as files."""
     return PLUGINS

@@ -773,7 +773,7 @@ async def test_a_root_with_odd_characters_works_or_is_refused_by_name(tmp_path: 
         module = await host.load_path(plugin)
         assert await module.call("echo", "fine") == "fine"
     async with nothing_left(tmp_path / "a,b"):
-        with pytest.raises(UsageError, match="a,b.* has a comma or a control character"):
+        with pytest.raises(UsageError, match=r"a,b.* has a comma or a control character"):
             await PluginHost(tmp_path / "a,b").start()
 
 

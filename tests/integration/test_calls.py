@@ -1,4 +1,4 @@
-"""Calls between a host and modules in a real Deno, in both isolations."""
+"""Calls between a host and a module in a real Deno: arguments, deadlines, cancelling, context, size."""
 
 from __future__ import annotations
 
@@ -6,78 +6,45 @@ import asyncio
 import hashlib
 import os
 import re
-import signal
-import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import psutil
 import pytest
+import pytest_asyncio
 
 from coredeno import (
-    Context,
     InvalidResult,
-    LimitExceeded,
-    MessageTooLarge,
+    Module,
     ModuleState,
-    PluginCrashed,
-    PluginRaised,
     PluginTimeout,
-    Service,
-    SidecarExited,
     UsageError,
-    rpc,
 )
-from coredeno.events import ModuleCrashed
+from tests.integration.waiting_app import App, cancelled, next_note
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 MIB = 1024 * 1024
 
 
-class App(Service, name="app"):
-    """A service of the app: tells the test what happens in it, and holds back what the test holds back."""
+@pytest.fixture(scope="module")
+def service() -> App:
+    return App()
 
-    def __init__(self) -> None:
-        self.notes: asyncio.Queue[str] = asyncio.Queue()
-        self.turns = asyncio.Semaphore(0)
-        self.inside = 0
-        self.most_inside = 0
 
-    @rpc(permission="app:use")
-    async def note(self, ctx: Context, text: str) -> None:
-        self.notes.put_nowait(text)
-
-    @rpc(permission="app:use")
-    async def block(self, ctx: Context, name: str) -> None:
-        self.notes.put_nowait(f"{name} blocks")
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            self.notes.put_nowait(f"{name} is cancelled")
-            raise
-
-    @rpc(permission="app:use")
-    async def context(self, ctx: Context) -> Context:
-        return ctx
-
-    @rpc(permission="app:use")
-    async def echo(self, ctx: Context, value: Any) -> Any:
-        return value
-
-    @rpc(permission="app:use")
-    async def take_turn(self, ctx: Context, n: int) -> int:
-        self.inside += 1
-        self.most_inside = max(self.inside, self.most_inside)
-        try:
-            await self.turns.acquire()
-        finally:
-            self.inside -= 1
-        return n
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def calls(shared_boot, plugins: Path, rested, service: App) -> Module:
+    """The plugin, in a host that all tests share: they leave nothing under way in it."""
+    host = await shared_boot(service)
+    module = await host.load_path(plugins / "calls")
+    await rested(host)
+    return module
 
 
 @pytest.fixture
-def app() -> App:
-    return App()
+def app(service: App) -> App:
+    """The service, with nothing heard in it yet."""
+    while not service.notes.empty():
+        service.notes.get_nowait()
+    return service
 
 
 class Row(msgspec.Struct):
@@ -86,9 +53,8 @@ class Row(msgspec.Struct):
 
 
 class TestCalling:
-    async def test_arguments_arrive_exactly(self, boot, plugins: Path, app: App):
+    async def test_arguments_arrive_exactly(self, calls: Module, app: App):
         """Every exported function is called with exactly the arguments that were passed, and gives its result."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
         every = [
             (),
             (1,),
@@ -101,38 +67,15 @@ class TestCalling:
             for args in every:
                 assert await calls.call(function, *args) == list(args), (function, args)
 
-    async def test_what_is_not_passed_is_not_there(self, boot, plugins: Path, app: App):
+    async def test_what_is_not_passed_is_not_there(self, calls: Module, app: App):
         """No argument is added: defaults of JavaScript apply, and `this` is undefined."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
         assert await calls.call("seen") == [0, True, "default"]
         assert await calls.call("seen", None) == [1, False, "default"]
         assert await calls.call("seen", 1, None, 3) == [3, False, None]
         assert await calls.call("receiver") == "undefined"
 
-    async def test_init_runs_once_before_the_load_returns(self, boot, plugins: Path, app: App):
-        """`init(core)` has run to its end when `load_path` returns, and runs never again."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
-        assert app.notes.get_nowait() == "init begins"
-        await calls.call("plain")
-        assert await calls.call("life") == {"inits": 1, "isReady": True}
-        assert app.notes.empty()
-
-    async def test_exports_are_the_functions_that_can_be_called(self, boot, plugins: Path, app: App, write):
-        """`exports` names what can be called; for anything else a call is a usage error, before it is sent."""
-        host = await boot(app)
-        calls = await host.load_path(plugins / "calls")
-        assert {"plain", "arrow", "default", "a name with spaces"} < calls.exports
-        assert not {"notAFunction", "init", "dispose", "constructor", "toString", ""} & calls.exports
-        ends = await host.load_path(write("ends", "export function init() {} export function dispose() {}"))
-        assert ends.exports == frozenset()
-        for function in ("nothing", "notAFunction", "init", "toString", "constructor", "__proto__", ""):
-            with pytest.raises(UsageError, match=r"calls.*exports no function"):
-                await calls.call(function)
-        assert await calls.call("plain", 1) == [1]
-
-    async def test_returns_is_validated(self, boot, plugins: Path, app: App):
+    async def test_returns_is_validated(self, calls: Module, app: App):
         """The result has the type `returns`, or `InvalidResult` names the module, the function and the place."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
         rows = await calls.call("plain", {"name": "a", "size": 1}, returns=list[Row])
         assert rows == [Row("a", 1)]
         assert await calls.call("plain", b"x", None, returns=tuple[bytes, None]) == (b"x", None)
@@ -146,36 +89,15 @@ class TestCalling:
             with pytest.raises(InvalidResult, match=rf"calls: plain: .*{place}"):
                 await calls.call("plain", *args, returns=wanted)
 
-    async def test_a_type_that_cannot_be_decoded_is_refused(self, boot, plugins: Path, app: App):
+    async def test_a_type_that_cannot_be_decoded_is_refused(self, calls: Module, app: App):
         """A `returns` that msgspec knows nothing of is a usage error, before anything is sent."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
         with pytest.raises(UsageError, match="Semaphore"):
             await calls.call("wait", "never", returns=asyncio.Semaphore)
 
-    async def test_config_reaches_the_plugin(self, boot, write):
-        """`core.config` is what the host was given for the load, bytes too, and cannot be changed; `{}` else."""
-        host = await boot()
-        source = """
-            let core;
-            export function init(c) { core = c; }
-            export const config = () => core.config;
-            export function change() { core.config.a.b.push(1); }
-        """
-        config = {"a": {"b": [1, "x"]}, "key": b"\x00\x01", "__proto__": {"c": 1}}
-        one = await host.load_path(write("one", source), config=config)
-        assert await one.call("config") == config
-        with pytest.raises(PluginRaised, match="TypeError"):
-            await one.call("change")
-        two = await host.load_path(write("two", source))
-        assert await two.call("config") == {}
-        with pytest.raises(UsageError, match=r"config\.a"):
-            await host.load_path(write("three", source), config={"a": float("nan")})
-
 
 class TestDeadlines:
-    async def test_a_call_over_its_time_fails_typed(self, boot, plugins: Path, app: App):
+    async def test_a_call_over_its_time_fails_typed(self, calls: Module, app: App):
         """`PluginTimeout` is a `TimeoutError` with its facts; the plugin's signal is aborted; others go on."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
         with pytest.raises(PluginTimeout, match=r"calls: wait: not done after 0\.1 s") as caught:
             await calls.call("wait", "a", timeout_s=0.1)
         assert isinstance(caught.value, TimeoutError)
@@ -185,17 +107,8 @@ class TestDeadlines:
         assert told == {"name": "a", "aborted": True}
         assert calls.state is ModuleState.RUNNING
 
-    async def test_the_limit_is_the_default(self, boot, plugins: Path, app: App):
-        """A call that names no deadline has that of `Limits.call_timeout_s`."""
-        calls = await (await boot(app, call_timeout_s=0.1)).load_path(plugins / "calls")
-        with pytest.raises(PluginTimeout) as caught:
-            await calls.call("wait", "a")
-        assert caught.value.timeout_s == 0.1
-
-    async def test_a_deadline_reaches_the_service(self, boot, plugins: Path, app: App):
+    async def test_a_deadline_reaches_the_service(self, calls: Module, app: App):
         """At the deadline of a call the host's task for the plugin's own request is cancelled."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
-        await next_note(app, "init begins")
         with pytest.raises(PluginTimeout):
             await calls.call("ask", "a", timeout_s=0.1)
         await next_note(app, "a blocks")
@@ -206,17 +119,15 @@ class TestDeadlines:
             ("Cancelled", "CANCELLED"),
         )
 
-    async def test_whatever_the_plugin_says_then(self, boot, plugins: Path, app: App):
+    async def test_whatever_the_plugin_says_then(self, calls: Module, app: App):
         """At the deadline the caller gets `PluginTimeout`, also where the plugin throws the reason at once."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
         at_once = [calls.call("wait", str(n), timeout_s=0.1 + n / 1000) for n in range(50)]
         for error in await asyncio.gather(*at_once, return_exceptions=True):
             assert type(error) is PluginTimeout
             assert re.fullmatch(r"calls: wait: not done after 0\.1\d* s", str(error))
 
-    async def test_no_time_at_all(self, boot, plugins: Path, app: App):
+    async def test_no_time_at_all(self, calls: Module, app: App):
         """A deadline that has passed already fails the call, typed, and harms no other."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
         for timeout_s in (0, -1, 0.000001):
             with pytest.raises(PluginTimeout):
                 await calls.call("wait", "a", timeout_s=timeout_s)
@@ -224,10 +135,8 @@ class TestDeadlines:
 
 
 class TestCancelling:
-    async def test_cancel_aborts_the_signal(self, boot, plugins: Path, app: App):
+    async def test_cancel_aborts_the_signal(self, calls: Module, app: App):
         """Cancelling the caller's task aborts `core.call.signal`, and only that of this call."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
-        await next_note(app, "init begins")
         other = asyncio.create_task(calls.call("ask", "b"))
         await next_note(app, "b blocks")
         task = asyncio.create_task(calls.call("wait", "a"))
@@ -238,11 +147,10 @@ class TestCancelling:
         assert await calls.call("lastWait") == {"name": "a", "aborted": True, "reason": "Cancelled"}
         assert not other.done()
         await cancelled(other)
+        await next_note(app, "b is cancelled")
 
-    async def test_cancel_reaches_the_service(self, boot, plugins: Path, app: App):
+    async def test_cancel_reaches_the_service(self, calls: Module, app: App):
         """The plugin's own request, made inside the call, is cancelled in the host and rejected in the plugin."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
-        await next_note(app, "init begins")
         task = asyncio.create_task(calls.call("ask", "a"))
         await next_note(app, "a blocks")
         await cancelled(task)
@@ -250,22 +158,10 @@ class TestCancelling:
         told = await calls.call("lastWait")
         assert told == {"name": "a", "kind": "Cancelled", "code": "CANCELLED", "aborted": True}
 
-    async def test_a_slot_is_taken_until_the_plugin_is_done(self, boot, plugins: Path, app: App, eventually):
-        """A cancelled call counts as in flight until the plugin has answered, and its slot is free again then."""
-        calls = await (await boot(app, calls_in_flight=1)).load_path(plugins / "calls")
-        await next_note(app, "init begins")
-        for name in "abc":
-            task = asyncio.create_task(calls.call("ask", name))
-            await next_note(app, f"{name} blocks")
-            await cancelled(task)
-            await next_note(app, f"{name} is cancelled")
-        assert await calls.call("plain", 1, timeout_s=5) == [1]
-
 
 class TestContext:
-    async def test_trace_and_deadline(self, boot, plugins: Path, app: App):
+    async def test_trace_and_deadline(self, calls: Module, app: App):
         """`core.call` says trace and deadline through awaits and timers; the service finds both in `Context`."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
         clock_ms = await calls.call("now")
         *seen, context = await calls.call("context", timeout_s=20, trace="trace-é-1")
         assert len(seen) == 5
@@ -277,278 +173,30 @@ class TestContext:
         assert context["trace"] == "trace-é-1"
         assert 10 < context["deadline_s"] <= 20
 
-    async def test_calls_do_not_mix(self, boot, plugins: Path, app: App):
+    async def test_calls_do_not_mix(self, calls: Module, app: App):
         """Of many calls at once each sees its own trace, in the plugin and in the service."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
         traces = [f"t{n}" for n in range(50)]
         for trace, seen in zip(
             traces, await asyncio.gather(*(calls.call("context", trace=t) for t in traces)), strict=True
         ):
             assert {look["trace"] for look in seen} == {trace}
 
-    async def test_no_trace_is_none(self, boot, plugins: Path, app: App):
-        """A call without a trace has none, and its deadline is that of the limits."""
-        calls = await (await boot(app, call_timeout_s=25)).load_path(plugins / "calls")
-        *seen, context = await calls.call("context")
-        assert {look["trace"] for look in seen} == {None}
-        assert context["trace"] is None
-        assert 10 < context["deadline_s"] <= 25
-
-    async def test_after_the_call(self, boot, plugins: Path, app: App):
+    async def test_after_the_call(self, calls: Module, app: App):
         """A plugin may go on, and ask, after the call that began it has been answered."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
-        await next_note(app, "init begins")
         assert await calls.call("afterwards") is None
         await next_note(app, "after the call")
 
 
 class TestConcurrency:
-    async def test_a_thousand_calls_through_a_service(self, boot, plugins: Path, app: App):
+    async def test_a_thousand_calls_through_a_service(self, calls: Module, app: App):
         """1,000 calls at once to a module that itself calls a service: each gets its own answer."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
         values = [{"n": n, "text": "x" * (n % 100)} for n in range(1000)]
         assert await asyncio.gather(*(calls.call("through", value) for value in values)) == values
 
-    async def test_calls_over_the_bound_wait(self, boot, plugins: Path, app: App, eventually):
-        """With 8 calls in flight further ones wait in the host, in their order, and none fails."""
-        calls = await (await boot(app, calls_in_flight=8)).load_path(plugins / "calls")
-        tasks = [asyncio.create_task(calls.call("gated", n)) for n in range(40)]
-        await eventually(lambda: app.inside == 8)
-        assert await calls_end(tasks, app) == list(range(40))
-        assert app.most_inside == 8
-
-    async def test_waiting_counts_against_the_deadline(self, boot, plugins: Path, app: App, eventually):
-        """A call that waits for its turn until its deadline is a `PluginTimeout`; those before it go on."""
-        calls = await (await boot(app, calls_in_flight=1)).load_path(plugins / "calls")
-        first = asyncio.create_task(calls.call("gated", 1))
-        second = asyncio.create_task(calls.call("gated", 2))
-        await eventually(lambda: app.inside == 1)
-        with pytest.raises(PluginTimeout, match=r"gated: not done after 0\.05 s"):
-            await calls.call("gated", 3, timeout_s=0.05)
-        assert await calls_end([first, second], app) == [1, 2]
-
-    async def test_requests_over_the_bound_wait(self, boot, plugins: Path, app: App, eventually):
-        """With 8 requests in flight a module's further ones wait in its own `await`, and none fails."""
-        calls = await (await boot(app, requests_in_flight=8)).load_path(plugins / "calls")
-        tasks = [asyncio.create_task(calls.call("gated", n)) for n in range(40)]
-        await eventually(lambda: app.inside == 8)
-        assert await calls_end(tasks, app) == list(range(40))
-        assert app.most_inside == 8
-
-    async def test_modules_call_at_once(self, boot, write, app: App):
-        """Modules are independent: all answer while each has a call that does not end."""
-        host = await boot(app)
-        source = """
-            let core;
-            export function init(c) { core = c; }
-            export const code = () => core.code;
-            export const block = () => core.services.app.block(core.code);
-        """
-        codes = ["one", "two", "three"]
-        modules = await asyncio.gather(
-            *(host.load_path(write(code, source, "services: {app: [use]}")) for code in codes)
-        )
-        stuck = [asyncio.create_task(module.call("block")) for module in modules]
-        assert {await app.notes.get() for _ in codes} == {f"{code} blocks" for code in codes}
-        assert [await module.call("code") for module in modules] == codes
-        for task in stuck:
-            await cancelled(task)
-
-
-class TestEnds:
-    async def test_sigkill_fails_every_call_typed(self, boot, plugins: Path, app: App):
-        """SIGKILL of the sidecar: within a second all pending calls raise `PluginCrashed` from `SidecarExited`."""
-        host = await boot(app)
-        events = host.events()
-        calls = await host.load_path(plugins / "calls")
-        await next_note(app, "init begins")
-        pid = await calls.call("pid")
-        pending = [asyncio.create_task(calls.call("ask", str(n), timeout_s=60)) for n in range(20)]
-        for n in range(20):
-            await next_note(app, f"{n} blocks")
-        os.kill(pid, signal.SIGKILL)
-        started = time.monotonic()
-        errors = await asyncio.gather(*pending, return_exceptions=True)
-        assert time.monotonic() - started < 1
-        for error in errors:
-            assert type(error) is PluginCrashed
-            assert error.module == "calls"
-            assert type(error.__cause__) is SidecarExited
-            assert error.__cause__.exit_code == -signal.SIGKILL
-        assert calls.state is ModuleState.ERRORED
-        assert isinstance(calls.error, PluginCrashed)
-        assert {await app.notes.get() for _ in pending} == {f"{n} is cancelled" for n in range(20)}
-        with pytest.raises(PluginCrashed, match="plain: it is down"):
-            await calls.call("plain")
-        assert await first_event(events, ModuleCrashed) == ModuleCrashed(
-            module="calls", error=str(calls.error)
-        )
-        again = await host.load_path(plugins / "calls")
-        assert await again.call("plain", 1) == [1]
-        assert host.modules == {"calls": again}
-
-    async def test_a_busy_loop_harms_only_its_module(self, boot, plugins: Path, app: App, write, eventually):
-        """A call that spins times out; other modules answer meanwhile; `unload` ends it within its grace."""
-        host = await boot(app, unload_grace_s=0.3)
-        calls = await host.load_path(plugins / "calls")
-        other = await host.load_path(write("other", "export const pid = () => Deno.pid;"), group="other")
-        await next_note(app, "init begins")
-        process = psutil.Process(await calls.call("pid"))
-        pid = await other.call("pid")
-        task = asyncio.create_task(calls.call("spin", timeout_s=0.5))
-        await next_note(app, "spinning")
-        answered = 0
-        while not task.done():
-            assert await other.call("pid") == pid
-            answered += 1
-        with pytest.raises(PluginTimeout):
-            await task
-        assert answered > 20
-        pending = asyncio.create_task(calls.call("plain", timeout_s=60))
-        started = time.monotonic()
-        await calls.unload()
-        assert time.monotonic() - started < 0.3 + 1.5
-        assert not process.is_running()
-        with pytest.raises(PluginCrashed):
-            await pending
-        assert calls.state is ModuleState.STOPPED
-        assert dict(host.modules) == {"other": other}
-        assert await other.call("pid") == pid
-
-    async def test_a_spinning_host_app_stops(self, boot, plugins: Path, app: App):
-        """A host whose module spins stops all the same, and leaves no process (the leak guard looks)."""
-        host = await boot(app, unload_grace_s=0.1)
-        calls = await host.load_path(plugins / "calls")
-        await next_note(app, "init begins")
-        task = asyncio.create_task(calls.call("spin"))
-        await next_note(app, "spinning")
-        started = time.monotonic()
-        await host.stop()
-        assert time.monotonic() - started < 3
-        with pytest.raises(PluginCrashed):
-            await task
-
-    async def test_unload_runs_dispose_and_ends_calls(self, boot, write, app: App):
-        """`unload` aborts the calls under way, runs `dispose` to its end, and takes the module out of the host."""
-        host = await boot(app)
-        source = """
-            let core;
-            export function init(c) { core = c; }
-            let aborted = "no";
-            export async function block() {
-                await core.services.app.note("blocks");
-                await new Promise((resolve) => core.call.signal.addEventListener("abort", resolve));
-                aborted = core.call.signal.reason.name;
-                throw core.call.signal.reason;
-            }
-            export async function dispose() {
-                await new Promise((resolve) => setTimeout(resolve, 10));
-                await core.store.set("aborted", aborted);
-            }
-        """
-        module = await host.load_path(write("tidy", source, "services: {app: [use]}"))
-        task = asyncio.create_task(module.call("block"))
-        await next_note(app, "blocks")
-        await asyncio.gather(module.unload(), module.unload())
-        with pytest.raises(PluginCrashed, match="tidy"):
-            await task
-        assert await host.store.get_all("tidy") == {"aborted": "Cancelled"}
-        assert module.state is ModuleState.STOPPED
-        assert not host.modules
-        await module.unload()
-        with pytest.raises(UsageError, match="STOPPED"):
-            await module.call("block")
-
-    async def test_dispose_that_does_not_return(self, boot, write):
-        """A `dispose` that never returns, or throws, is cut off at the grace; the module is gone."""
-        host = await boot(unload_grace_s=0.2)
-        for code, dispose in (("hangs", "return new Promise(() => {})"), ("throws", "throw new Error('no')")):
-            module = await host.load_path(write(code, f"export function dispose() {{ {dispose} }}"))
-            started = time.monotonic()
-            await module.unload()
-            assert time.monotonic() - started < 1.5
-            assert module.state is ModuleState.STOPPED
-        assert not host.modules
-
-    async def test_load_again_after_unload(self, boot, write):
-        """A code that was unloaded can be loaded again, and runs the new files; over a RUNNING one it cannot."""
-        host = await boot()
-        for n in range(3):
-            module = await host.load_path(write("again", f"export const n = () => {n};"))
-            assert await module.call("n") == n
-            with pytest.raises(UsageError, match="RUNNING already"):
-                await host.load_path(write("again", "export const n = () => -1;"))
-            assert await module.call("n") == n
-            await module.unload()
-
-    async def test_status(self, boot, plugins: Path, app: App):
-        """`status` asks the sidecar itself."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
-        assert await calls.status() == "RUNNING"
-        await calls.unload()
-        with pytest.raises(UsageError, match="STOPPED"):
-            await calls.status()
-
 
 class TestSize:
-    async def test_over_the_limit_fails_before_it_is_sent(self, boot, plugins: Path, app: App):
-        """Arguments over the limit are `MessageTooLarge`, with the sizes; the next call works."""
-        calls = await (await boot(app, message_bytes=65536)).load_path(plugins / "calls")
-        for value in ("x" * 65536, b"x" * 65536, ["é" * 30000, b"x" * 6000], "\x00" * 11000):
-            with pytest.raises(MessageTooLarge) as caught:
-                await calls.call("plain", value)
-            assert caught.value.limit_bytes == 65536
-            assert 65536 < caught.value.size_bytes < 70000
-            assert await calls.call("plain", 1) == [1]
-        for value in ("x" * 65000, b"x" * 65000):
-            assert await calls.call("plain", value) == [value]
-
-    async def test_a_result_over_the_limit_fails_alone(self, boot, write):
-        """A result over the limit fails its own call, typed; the module goes on."""
-        host = await boot(message_bytes=65536)
-        big = await host.load_path(
-            write(
-                "big",
-                """
-                export const text = (n) => "x".repeat(n);
-                export const bytes = (n) => new Uint8Array(n);
-                export const list = (n) => new Array(n);
-                export const error = (n) => { throw new Error("x".repeat(n)); };
-                """,
-            )
-        )
-        for function, n in (("text", 65536), ("bytes", 65536), ("list", 65536), ("list", 4_000_000_000)):
-            with pytest.raises(LimitExceeded, match=r"too l|wanted at most 65536"):
-                await big.call(function, n)
-            with pytest.raises(PluginRaised):
-                await big.call("error", 65536)
-        assert len(await big.call("text", 65000)) == 65000
-        assert await big.call("bytes", 65000) == bytes(65000)
-        assert big.state is ModuleState.RUNNING
-
-    async def test_a_request_over_the_limit_fails_alone(self, boot, write, app: App):
-        """A module's own request over the limit is rejected in the module, and the next one is not."""
-        host = await boot(app, message_bytes=65536)
-        source = """
-            let core;
-            export function init(c) { core = c; }
-            export async function ask(n) {
-                const outcomes = [];
-                for (const value of ["x".repeat(n), new Uint8Array(n), "x", new Uint8Array(1)]) {
-                    outcomes.push(await core.services.app.echo(value).then(
-                        (echoed) => echoed.length, (error) => [error.name, error.code]));
-                }
-                return outcomes;
-            }
-        """
-        asker = await host.load_path(write("asker", source, "services: {app: [use]}"))
-        refusal = ["LimitExceeded", "RESOURCE_EXHAUSTED"]
-        assert await asker.call("ask", 65536) == [refusal, refusal, 1, 1]
-        assert await asker.call("ask", 60000) == [60000, 60000, 1, 1]
-
-    async def test_large_bytes_both_ways(self, boot, plugins: Path, app: App):
+    async def test_large_bytes_both_ways(self, calls: Module, app: App):
         """8 MiB of bytes cross unchanged, to the plugin and back, and through a service, several at once."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
         data = [os.urandom(8 * MIB) for _ in range(2)]
         plain, through, small = await asyncio.gather(
             calls.call("plain", data[0]), calls.call("through", data[1]), calls.call("plain", b"small")
@@ -557,41 +205,8 @@ class TestSize:
         assert hashlib.sha256(through).digest() == hashlib.sha256(data[1]).digest()
         assert small == [b"small"]
 
-    async def test_large_text_both_ways(self, boot, plugins: Path, app: App):
+    async def test_large_text_both_ways(self, calls: Module, app: App):
         """Half a million characters of all kinds cross unchanged, to the plugin and back, and through a service."""
-        calls = await (await boot(app)).load_path(plugins / "calls")
         text = 'é😀"\\\x00\u2028a' * 65_536
         assert await calls.call("plain", text) == [text]
         assert await calls.call("through", text) == text
-
-
-# --- helpers of these tests
-
-
-async def next_note(app: App, wanted: str) -> None:
-    """The next thing that is heard in the service is this."""
-    async with asyncio.timeout(10):
-        assert await app.notes.get() == wanted
-
-
-async def cancelled(task: asyncio.Task[Any]) -> None:
-    """Cancel a task, and see that it was."""
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def calls_end(tasks: list[asyncio.Task[Any]], app: App) -> list[Any]:
-    """Let one turn be taken after the other until all calls have ended."""
-    for _ in tasks:
-        app.turns.release()
-    return await asyncio.gather(*tasks)
-
-
-async def first_event(events: Any, kind: type) -> Any:
-    """The first event of this kind."""
-    async with asyncio.timeout(10):
-        async for event in events:
-            if isinstance(event, kind):
-                return event
-    return None

@@ -158,7 +158,7 @@ class TestSpare:
         started = time.monotonic()
         module = await host.load_path(write("first", PID))
         load_s = time.monotonic() - started
-        print(f"a load with a spare took {load_s * 1000:.1f} ms")  # noqa: T201
+        print(f"a load with a spare took {load_s * 1000:.1f} ms")
         assert load_s < 5
         assert await module.call("pid") == spare
         await eventually(lambda: len(sidecars()) == 2)
@@ -270,7 +270,7 @@ class TestPermissions:
         )
         probe = await host.load_path(plugins / "probe")
         theirs = Path(await other.call("where"))
-        assert theirs.is_file()  # noqa: ASYNC240
+        assert theirs.is_file()
         assert theirs != Path(await probe.call("where"))
         for name in ("read", "readSync", "open", "stat", "nodeRead", "fetchFile", "import"):
             assert await probe.call("attempt", name, str(theirs)) in ("NotCapable", "TypeError"), name

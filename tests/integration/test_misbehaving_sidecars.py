@@ -61,7 +61,11 @@ NOT_READY: list[tuple[str, type[CoreDenoError], str]] = [
     ("never_shakes_hands", SidecarExited, TIMED_OUT.format("handshaking")),
     ("half_a_first_line", SidecarExited, TIMED_OUT.format("handshaking")),
     ("closes_stdin_at_once", SidecarExited, TIMED_OUT.format("handshaking")),
-    ("wrong_first_line", ProtocolError, r"its first line is '[^\x1b\x07]*Hello, I am Deno[^\x1b\x07]*', wanted"),
+    (
+        "wrong_first_line",
+        ProtocolError,
+        r"its first line is '[^\x1b\x07]*Hello, I am Deno[^\x1b\x07]*', wanted",
+    ),
     ("endless_first_line", ProtocolError, r"its first line is '\{{10,200}', wanted"),
     ("protocol_99", ProtocolError, r"speaks protocol 99, wanted 1"),
     ("refuses_to_start", ProtocolError, r"it speaks protocol 7\): boot line: protocol 1,[^\x1b\n]*speaks 7"),
@@ -182,8 +186,8 @@ BREAKS: list[tuple[str, type[CoreDenoError], str]] = [
     ("session_false_attachments", ProtocolError, "attachments are not those it names"),
     ("session_too_many", ProtocolError, "more requests in flight than it may have"),
     ("session_bad_notification", ProtocolError, "'store.delete_group' as a notification"),
-    ("closes_rpc", PluginCrashed, "closed its connection"),
-    ("exits_in_a_call", PluginCrashed, r"exit code 3\); its last words: I quit"),
+    ("closes_rpc", SidecarExited, "closed its connection"),
+    ("exits_in_a_call", SidecarExited, r"exit code 3\); its last words: I quit"),
 ]
 
 
@@ -196,12 +200,13 @@ async def test_a_broken_rule_costs_the_module_and_nobody_else(
     error: type[CoreDenoError],
     message: str,
 ):
-    """The call fails at once, the module is ERRORED with the same reason, all others live, and it can come back."""
+    """The call fails at once, with the cause, the module is ERRORED, all others live, and it can come back."""
     async with pair(tmp_path / "app", sidecar(name), write) as both:
         bad = both.host.modules["bad"]
         async with asyncio.timeout(5):
-            with pytest.raises(error, match=message):
+            with pytest.raises(PluginCrashed, match=message) as caught:
                 await bad.call("misbehave", timeout_s=30)
+        assert isinstance(caught.value.__cause__, error)
         assert bad.state is ModuleState.ERRORED
         assert re.search(message, str(bad.error))
         with pytest.raises(PluginCrashed, match=message):
@@ -216,7 +221,7 @@ async def test_a_sidecar_that_falls_silent_is_bounded_by_the_deadline(
     """The call ends at its deadline, and unloading the module kills what no longer answers."""
     async with pair(tmp_path / "app", sidecar(name), write) as both:
         bad = both.host.modules["bad"]
-        with pytest.raises(PluginTimeout, match="not done after 0.2 s"):
+        with pytest.raises(PluginTimeout, match=r"not done after 0\.2 s"):
             await bad.call("misbehave", timeout_s=0.2)
         async with asyncio.timeout(3):
             await bad.unload()

@@ -141,7 +141,7 @@ async def test_a_flood_ends_with_its_program(table: ProcessTable, tmp_path: Path
 
 async def test_stop_asks_first(table: ProcessTable, tmp_path: Path, eventually: Eventually):
     """A program that handles SIGTERM ends as it likes."""
-    script = "trap 'echo bye; exit 3' TERM; touch ready; while :; do sleep 9; done"
+    script = "trap 'echo bye; exit 3' TERM; touch ready; while :; do sleep 9 & wait; done"
     process_id = await start(table, tmp_path, script)
     await eventually((tmp_path / "ready").exists)
     await table.stop(process_id)

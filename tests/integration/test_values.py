@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+import pytest_asyncio
 
 from coredeno import Context, Module, PluginRaised, Service, UsageError, rpc
 
@@ -256,9 +257,21 @@ class App(Service, name="app"):
         return value
 
 
-@pytest.fixture
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
 def app() -> App:
     return App()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def values(shared_boot, plugins: Path, rested, app: App) -> Module:
+    """The plugin, in a host that all tests share: they keep nothing in it."""
+    host = await shared_boot(app)
+    module = await host.load_path(plugins / "values")
+    await rested(host)
+    return module
 
 
 @pytest.fixture(params=["result", "request"])
@@ -275,9 +288,8 @@ def made(request: pytest.FixtureRequest, app: App) -> Callable[[Module, str], Aw
     return result if request.param == "result" else asked
 
 
-async def test_from_javascript(boot, plugins: Path, app: App, made):
+async def test_from_javascript(values: Module, made):
     """What a plugin returns, or passes to a service, arrives as the table says."""
-    values = await (await boot(app)).load_path(plugins / "values")
     for source, wanted in FROM_JAVASCRIPT:
         got = await made(values, source)
         assert got == wanted, source
@@ -285,9 +297,8 @@ async def test_from_javascript(boot, plugins: Path, app: App, made):
     assert list(await made(values, "({z: 1, a: 2, 1: 3})")) == ["1", "z", "a"]  # JavaScript's order
 
 
-async def test_not_from_javascript(boot, plugins: Path, app: App, made):
+async def test_not_from_javascript(values: Module, made):
     """What cannot cross fails that call, as `PluginRaised` named DataError with the place; the next works."""
-    values = await (await boot(app)).load_path(plugins / "values")
     for source, words in NOT_FROM_JAVASCRIPT:
         with pytest.raises(PluginRaised) as caught:
             await made(values, source)
@@ -296,9 +307,8 @@ async def test_not_from_javascript(boot, plugins: Path, app: App, made):
         assert await made(values, "1") == 1
 
 
-async def test_depth_from_javascript(boot, plugins: Path, app: App, made):
+async def test_depth_from_javascript(values: Module, made):
     """128 levels cross, with a scalar or bytes within, lists and objects alike; 129 do not."""
-    values = await (await boot(app)).load_path(plugins / "values")
     for leaf, wanted in (("7", 7), ("new Uint8Array([7])", b"\x07"), ("[]", [])):
         for begin, end in (("[", "]"), ("({k:", "})")):
             levels = 128 - (wanted == [])
@@ -312,9 +322,8 @@ async def test_depth_from_javascript(boot, plugins: Path, app: App, made):
     assert await made(values, "new Array(1024).fill(new Uint8Array([1]))") == [b"\x01"] * 1024
 
 
-async def test_what_is_awaited(boot, plugins: Path, app: App):
+async def test_what_is_awaited(values: Module, app: App):
     """A result that is a promise, or has a `then` that is a function, is awaited as JavaScript does."""
-    values = await (await boot(app)).load_path(plugins / "values")
     assert await values.call("give", "Promise.resolve({a: 1})") == {"a": 1}
     assert await values.call("give", "({then(resolve) { resolve(2); }})") == 2
     with pytest.raises(PluginRaised, match="RangeError: no"):
@@ -323,17 +332,15 @@ async def test_what_is_awaited(boot, plugins: Path, app: App):
         await values.call("give", "({get then() { throw new RangeError('no'); }})")
 
 
-async def test_zero_may_lose_its_sign(boot, plugins: Path, app: App):
+async def test_zero_may_lose_its_sign(values: Module, app: App):
     """-0 crosses both wires as a zero: JSON as JavaScript writes it has one zero only."""
-    values = await (await boot(app)).load_path(plugins / "values")
     app.gift = -0.0
     assert await values.call("fetched") in ("0", "-0")
     assert await values.call("look", -0.0) in (["0"], ["-0"])
 
 
-async def test_from_python(boot, plugins: Path, app: App):
+async def test_from_python(values: Module, app: App):
     """What the host passes to a plugin, or a service gives it, looks to the plugin as the table says."""
-    values = await (await boot(app)).load_path(plugins / "values")
     assert await values.call("look", *(value for value, _ in FROM_PYTHON)) == [
         text for _, text in FROM_PYTHON
     ]
@@ -343,9 +350,8 @@ async def test_from_python(boot, plugins: Path, app: App):
     assert await values.call("look") == []
 
 
-async def test_not_from_python(boot, plugins: Path, app: App):
+async def test_not_from_python(values: Module, app: App):
     """What cannot cross is a `UsageError` that says where and what, before anything is sent; the next call works."""
-    values = await (await boot(app)).load_path(plugins / "values")
     for value, words in NOT_FROM_PYTHON:
         with pytest.raises(UsageError) as caught:
             await values.call("look", value)
@@ -355,9 +361,8 @@ async def test_not_from_python(boot, plugins: Path, app: App):
     assert await values.call("look", 1) == ["1"]
 
 
-async def test_what_a_service_must_not_give(boot, plugins: Path, app: App):
+async def test_what_a_service_must_not_give(values: Module, app: App):
     """What cannot cross as a service's result is an `InternalError` to that plugin's request, and harms no other."""
-    values = await (await boot(app)).load_path(plugins / "values")
     for value, _ in NOT_FROM_PYTHON:
         app.gift = value
         with pytest.raises(PluginRaised) as caught:
@@ -366,9 +371,8 @@ async def test_what_a_service_must_not_give(boot, plugins: Path, app: App):
         assert await values.call("give", "1") == 1
 
 
-async def test_depth_from_python(boot, plugins: Path, app: App):
+async def test_depth_from_python(values: Module, app: App):
     """128 levels cross, counted from each argument itself, and 1,024 binary values; one more of either does not."""
-    values = await (await boot(app)).load_path(plugins / "values")
     for leaf, shown in ((7, "7"), (b"\x07", "Uint8Array(1) [ 7 ]")):
         app.gift = nested(128, leaf)
         assert await values.call("look", app.gift, app.gift) == ["[ " * 128 + shown + " ]" * 128] * 2
@@ -379,9 +383,8 @@ async def test_depth_from_python(boot, plugins: Path, app: App):
     assert shown.count("Uint8Array(1) [ 1 ]") == 1024
 
 
-async def test_one_bad_value_fails_alone(boot, plugins: Path, app: App):
+async def test_one_bad_value_fails_alone(values: Module, app: App):
     """Of 50 calls at once, in one write, with one bad value among them, that one fails and all others are right."""
-    values = await (await boot(app)).load_path(plugins / "values")
 
     async def fifty(call: Any, bad: int) -> BaseException:
         outcomes = await asyncio.gather(*(call(n, n == bad) for n in range(50)), return_exceptions=True)
@@ -402,9 +405,8 @@ async def test_one_bad_value_fails_alone(boot, plugins: Path, app: App):
             assert type(error) is UsageError
 
 
-async def test_protos_stay_clean(boot, plugins: Path, app: App):
+async def test_protos_stay_clean(values: Module, app: App):
     """`__proto__` from the host is an own key, never a prototype; received bytes have a buffer of their own."""
-    values = await (await boot(app)).load_path(plugins / "values")
     assert await values.call("harmless", {"__proto__": {"polluted": True}, "bytes": b"1"}) == {
         "polluted": None,
         "prototype": True,
@@ -413,9 +415,8 @@ async def test_protos_stay_clean(boot, plugins: Path, app: App):
     }
 
 
-async def test_huge_values(boot, plugins: Path, app: App, made):
+async def test_huge_values(values: Module, made):
     """Texts, keys, lists and bytes of megabytes cross in one piece, both ways, on both wires."""
-    values = await (await boot(app)).load_path(plugins / "values")
     text = "é" * 1_000_000
     assert await values.call("size", text) == 1_000_000
     assert await values.call("size", bytes(4_000_000)) == 4_000_000

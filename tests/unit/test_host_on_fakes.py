@@ -463,7 +463,9 @@ async def test_a_start_that_ends_at_any_moment(made, how, isolation):
         async with nothing_left(world.root):
             starting = asyncio.create_task(world.host.start())
             for _ in range(turns):
-                await asyncio.sleep(0.0002 if turns % 2 else 0)
+                await (
+                    asyncio.to_thread(int) if turns % 2 else asyncio.sleep(0)
+                )  # a turn, or time for a thread
             if how == "cancel":
                 starting.cancel()
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -583,6 +584,43 @@ async def test_a_take_that_was_cancelled_harms_no_other(made):
     await world.supervisor.give_up(place)
     assert world.alive == ["sidecar-1"]
     await world.close()
+
+
+class HeldPath(type(Path())):  # type: ignore[misc]  # the platform's own kind of path
+    """A folder in which the next folder of a sidecar is made when the test says so."""
+
+    hold: threading.Event | None = None
+    reached: threading.Event
+
+    def mkdir(self, *args, **kwargs):
+        hold = HeldPath.hold
+        if hold is not None and self.name.startswith("sidecar-"):
+            HeldPath.reached.set()
+            assert hold.wait(10)
+        super().mkdir(*args, **kwargs)
+
+
+@BOTH
+async def test_a_take_that_was_cancelled_while_its_folders_were_made(made, isolation):
+    """A thread cannot be cancelled: what it makes is removed when it has made it."""
+    world = made(isolation)
+    world.supervisor._run_folder = HeldPath(world.run)
+    await world.start()
+    HeldPath.hold, HeldPath.reached = threading.Event(), threading.Event()
+    try:
+        taking = asyncio.create_task(world.supervisor.take_place(WITH_NET))
+        await asyncio.to_thread(HeldPath.reached.wait, 10)
+        taking.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    finally:
+        HeldPath.hold.set()
+        HeldPath.hold = None
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+    await settle(world)
+    assert [folder.name for folder in world.run.iterdir()] == ["sidecar-1"]
+    assert len(world.gateway._peers) == 1
 
 
 # --- the end

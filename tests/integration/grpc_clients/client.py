@@ -57,7 +57,9 @@ class Call:
             self.call = method(iter(self._outgoing.get, None), **options)
         else:
             request = json_format.ParseDict(command["request"], kind())
-            self.call = method(request, **options) if streams_out(method) else method.future(request, **options)
+            self.call = (
+                method(request, **options) if streams_out(method) else method.future(request, **options)
+            )
         self._incoming: Iterator[Any] = iter(self.call) if streams_out(method) else self._result()
 
     def send(self, message: dict[str, Any]) -> None:
@@ -108,7 +110,7 @@ def main(folder: str) -> None:
                 stub, descriptor = stubs[service]
                 method = getattr(stub(channels[socket]), name)
                 shape = descriptor.methods_by_name[name]
-                kind = shape.input_type._concrete_class  # noqa: SLF001 - protobuf's way from descriptor to class
+                kind = shape.input_type._concrete_class
                 answer["call"] = len(calls) + 1
                 calls[answer["call"]] = Call(method, kind, command, streams_in=shape.client_streaming)
             case "send":

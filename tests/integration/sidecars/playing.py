@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from session import Session
@@ -31,7 +32,7 @@ class Sidecar:
         self.say_ready()
         self.wire, _address = listener.accept()
         listener.close()
-        os.unlink(self.boot["deno_socket"])
+        Path(self.boot["deno_socket"]).unlink()
         self.session = self.open_session()
         rest = b""
         while data := self.wire.recv(65536):

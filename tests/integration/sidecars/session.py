@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from typing import Any
+from typing import Any, Self
 
 import h2.config
 import h2.connection
@@ -25,6 +25,12 @@ class Connection:
         self.h2.initiate_connection()
         self.streams: dict[int, Stream] = {}
         self.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def call(self, method: str, token: str | None = None, **headers: str) -> Stream:
         """Open a call; nothing but its headers is sent."""
