@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -55,6 +56,12 @@ def assert_unused(root: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:
             os.close(lock)
+
+
+def compiled_before(root: Path, compiled: Path) -> None:
+    """Give a new root what an earlier host has compiled of our own runtime: that saves a third of a start."""
+    if compiled.exists():
+        shutil.copytree(compiled, root / ".core" / "deno-cache")
 
 
 def is_gone(pid: int) -> bool:

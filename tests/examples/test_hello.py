@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import pytest
 
 from coredeno import PluginRaised
@@ -33,6 +34,10 @@ async def test_the_app_runs():
     assert "refused   PermissionDenied (PERMISSION_DENIED)" in text
     assert text.endswith("host      stopped, nothing left behind\n")
     assert len(text.splitlines()) < 20
+    root = text.partition("started on ")[2].split()[0].rstrip(",")
+    left = [process for process in psutil.process_iter(["cmdline"]) if root in str(process.info["cmdline"])]
+    assert root.startswith("/")
+    assert not left
 
 
 class FakeHello:

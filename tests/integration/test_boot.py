@@ -786,3 +786,29 @@ async def test_a_signal_to_the_hosts_group_does_not_end_sidecars_early(tmp_path:
         assert os.getsid(pid) == pid
         with pytest.raises(ProcessLookupError):
             os.killpg(pid + 1_000_000, signal.SIGINT)
+
+
+ON_UVLOOP = """
+import asyncio, runpy, sys, tempfile
+from pathlib import Path
+import uvloop
+
+app = runpy.run_path(sys.argv[1])
+with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner.run(app["main"](Path(folder)))
+"""
+
+
+async def test_a_host_runs_on_uvloop(project: Path):
+    """The example app, on the loop that the extra `uvloop` is for: all goes on as on asyncio's own."""
+    app = project / "examples" / "hello" / "app.py"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "dev", "-c", ON_UVLOOP, str(app)),
+        cwd=project,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (0, "")
+    assert "Hello Grace, visit 2." in out.decode()
+    assert out.decode().endswith("host      stopped, nothing left behind\n")

@@ -99,7 +99,7 @@ def grpc_js_in_deno(project: Path) -> Client:
     return Client(command, {"DENO_DIR": str(cache), "DENO_NO_UPDATE_CHECK": "1"})
 
 
-@pytest.fixture(scope="session", params=[grpcio_in_python, grpc_js_in_deno], ids=["grpcio", "grpc-js"])
+@pytest.fixture(scope="module", params=[grpcio_in_python, grpc_js_in_deno], ids=["grpcio", "grpc-js"])
 def client(request: pytest.FixtureRequest, project: Path) -> Iterator[Client]:
     client = request.param(project)
     yield client

@@ -11,7 +11,8 @@ import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import h2.exceptions
@@ -20,10 +21,11 @@ import pytest
 
 from coredeno import HostConfig, Limits, PluginHost
 from coredeno import events as happened
-from tests.hosts import nothing_left
+from tests.hosts import compiled_before, nothing_left
 from tests.integration.sidecars.session import Connection, Session, field
 
 Eventually = Callable[..., Awaitable[None]]
+Running = Callable[[], AbstractAsyncContextManager["App"]]
 Write = Callable[..., Path]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -83,7 +85,8 @@ export async function count() { return await core.store.count(); }
 
 
 @asynccontextmanager
-async def running(folder: Path, write: Write) -> AsyncIterator[App]:
+async def starting(folder: Path, compiled: Path, write: Write) -> AsyncIterator[App]:
+    compiled_before(folder / "app", compiled)
     config = HostConfig(allow_unsigned=True, limits=Limits(message_bytes=MIB, requests_in_flight=64))
     async with nothing_left(folder / "app"), PluginHost(folder / "app", config=config) as host:
         await host.load_path(write("good", PLUGIN))
@@ -91,6 +94,12 @@ async def running(folder: Path, write: Write) -> AsyncIterator[App]:
         app = App(host)
         yield app
         await app.check()
+
+
+@pytest.fixture
+def running(tmp_path: Path, compiled: Path, write: Write) -> Running:
+    """Starts a host with a module."""
+    return partial(starting, tmp_path, compiled, write)
 
 
 def is_dropped(peer: socket.socket) -> bool:
@@ -130,7 +139,7 @@ DROPPED = {
 
 
 @pytest.mark.parametrize("name", DROPPED)
-async def test_whoever_does_not_speak_http2_is_dropped(tmp_path: Path, write: Write, name: str):
+async def test_whoever_does_not_speak_http2_is_dropped(running: Running, name: str):
     """The connection is closed, in time, though its other end reads nothing before."""
 
     def send() -> None:
@@ -141,7 +150,7 @@ async def test_whoever_does_not_speak_http2_is_dropped(tmp_path: Path, write: Wr
                 return
             assert is_dropped(peer)
 
-    async with running(tmp_path, write) as app:
+    async with running() as app:
         await app.blocking(send)
 
 
@@ -151,10 +160,10 @@ async def test_whoever_does_not_speak_http2_is_dropped(tmp_path: Path, write: Wr
     ids=["nothing", "half_a_preface", "half_a_frame", "half_a_payload"],
 )
 async def test_whoever_falls_silent_costs_nothing_and_does_not_hold_up_the_stop(
-    tmp_path: Path, write: Write, beginning: bytes
+    running: Running, beginning: bytes
 ):
     """Many connections that end in the middle of something: the host works on, and stops at once."""
-    async with running(tmp_path, write) as app:
+    async with running() as app:
         peers = [app.connect() for _ in range(100)]
         try:
             for peer in peers:
@@ -174,7 +183,7 @@ async def nothing() -> None:
     pass
 
 
-async def test_a_message_of_4_gib_is_refused_by_its_length(tmp_path: Path, write: Write):
+async def test_a_message_of_4_gib_is_refused_by_its_length(running: Running):
     """RESOURCE_EXHAUSTED comes when five bytes have: with the token, without it UNAUTHENTICATED even before."""
 
     def ask() -> None:
@@ -186,11 +195,11 @@ async def test_a_message_of_4_gib_is_refused_by_its_length(tmp_path: Path, write
                 assert "4294967295 bytes" in stream.headers["grpc-message"]
             assert client.call("FileWrite").status() == 16
 
-    async with running(tmp_path, write) as app:
+    async with running() as app:
         await app.blocking(ask)
 
 
-async def test_what_is_announced_and_sent_is_held_only_in_part(tmp_path: Path, write: Write):
+async def test_what_is_announced_and_sent_is_held_only_in_part(running: Running):
     """Who is refused may go on sending: it is thrown away, and the connection still serves others."""
 
     def push() -> None:
@@ -205,11 +214,11 @@ async def test_what_is_announced_and_sent_is_held_only_in_part(tmp_path: Path, w
                 begun = struct.pack(">BI", 0, MIB) + b"x" * (MIB - 1)
                 client.call("FileWrite", app.token).send_raw(begun)
 
-    async with running(tmp_path, write) as app:
+    async with running() as app:
         await app.blocking(push)
 
 
-async def test_what_is_no_message_is_told_so(tmp_path: Path, write: Write):
+async def test_what_is_no_message_is_told_so(running: Running):
     """Cut off, compressed, not protobuf, not there, no such method, no gRPC: each has its status."""
 
     def ask() -> None:
@@ -235,11 +244,11 @@ async def test_what_is_no_message_is_told_so(tmp_path: Path, write: Write):
             assert status("StoreGet", struct.pack(">BI", 0, len(more)) + more) == 0
             assert status("StoreGet", whole, **{"grpc-timeout": "soon"}) == 2
 
-    async with running(tmp_path, write) as app:
+    async with running() as app:
         await app.blocking(ask)
 
 
-async def test_whoever_takes_no_answers_is_not_answered_for_ever(tmp_path: Path, write: Write):
+async def test_whoever_takes_no_answers_is_not_answered_for_ever(running: Running):
     """A Session that asks for much and reads nothing is paused, and dropped once it asks beyond its bound."""
     asked = 0
 
@@ -256,7 +265,7 @@ async def test_whoever_takes_no_answers_is_not_answered_for_ever(tmp_path: Path,
         finally:
             session.connection.close()
 
-    async with running(tmp_path, write) as app:
+    async with running() as app:
         await app.host.store.set("good", "large", "x" * 50_000)
         asking = asyncio.create_task(asyncio.to_thread(ask))
         async with asyncio.timeout(20):
