@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 from coredeno.errors import ManifestError, UsageError
@@ -16,6 +17,7 @@ from coredeno.permissions import HOST_FOLDER
 from coredeno.policy import Policy
 
 _SOCKET_PREFIX = "coredeno-"
+_SWEEP_ATTEMPTS, _SWEEP_PAUSE_S = 10, 0.02  # what is left after them is swept at the next start
 # sun_path holds 104 bytes on macOS and 108 on Linux, with the NUL; the longest name that we put into the
 # folder is "sidecar-" and a number of up to 10 digits, and ".sock".
 _LIMIT_SOCKET_FOLDER_BYTES = 103 - len("/sidecar-0123456789.sock")
@@ -127,7 +129,12 @@ class RootFolder:
                 left = Path(note.read_text())
                 if left.name.startswith(_SOCKET_PREFIX) and _is_own_folder(left):
                     shutil.rmtree(left, ignore_errors=True)
-        shutil.rmtree(self._runs, ignore_errors=True)
+        # A sidecar of a killed host may still be ending, and make a file in a folder that is just being removed.
+        for _attempt in range(_SWEEP_ATTEMPTS):
+            shutil.rmtree(self._runs, ignore_errors=True)
+            if not self._runs.exists():
+                return
+            time.sleep(_SWEEP_PAUSE_S)
 
 
 def _short_folder() -> Path:

@@ -185,6 +185,8 @@ class Supervisor:
             await asyncio.shield(self._leave(home))
             raise
         home.joining -= 1
+        if not home.sidecar.alive:  # it died meanwhile
+            return await self.take_place(need)
         place = Place(home, root)
         home.places.add(place)
         return place

@@ -40,7 +40,7 @@ class Boot:
         )
         host = PluginHost(self.root, services=services, hooks=hooks, config=settings)
         if self._compiled.exists():
-            shutil.copytree(self._compiled, self.root / CACHE)
+            shutil.copytree(self._compiled, self.root / CACHE, dirs_exist_ok=True)
         await self._running.enter_async_context(host)
         if not self._compiled.exists():
             shutil.copytree(self.root / CACHE, self._compiled)

@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from coredeno import (
     UsageError,
     rpc,
 )
+from coredeno import root as root_module
 from coredeno.gateway.listener import GrpcListener
 from coredeno.services.process_table import ProcessTable
 from coredeno.store.sqlite import SqliteStore
@@ -623,6 +625,31 @@ async def test_a_start_can_be_cancelled_at_every_stage(tmp_path: Path):
                 await host.stop()
     async with nothing_left(root), PluginHost(root):
         pass
+
+
+async def test_a_cancelled_start_waits_for_what_it_has_begun_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A thread cannot be cancelled: what it still makes after the cancellation is undone too."""
+    begun, go_on = threading.Event(), threading.Event()
+    short_folder = root_module._short_folder
+
+    def slow() -> Path:
+        begun.set()
+        go_on.wait(10)
+        return short_folder()
+
+    monkeypatch.setattr(root_module, "_short_folder", slow)
+    root = tmp_path / "app"
+    async with nothing_left(root):
+        starting = asyncio.create_task(PluginHost(root).start())
+        await asyncio.to_thread(begun.wait, 10)
+        starting.cancel()
+        await loop_turns(starting, 100)
+        assert not starting.done()
+        go_on.set()
+        await asyncio.wait([starting])
+        assert starting.cancelled()
 
 
 async def test_the_stop_of_a_cancelled_start_cannot_be_cut_short(tmp_path: Path):

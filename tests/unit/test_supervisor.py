@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from coredeno import HostConfig, Limits
 from coredeno.errors import (
+    CoreDenoError,
     DenoNotFound,
     InternalError,
     ProtocolError,
@@ -587,17 +589,28 @@ async def test_a_take_that_was_cancelled_harms_no_other(made):
 
 
 class HeldPath(type(Path())):  # type: ignore[misc]  # the platform's own kind of path
-    """A folder in which the next folder of a sidecar is made when the test says so."""
+    """A folder beneath which one more folder is made when the test says so."""
 
-    hold: threading.Event | None = None
+    held: str | None = None
+    free: threading.Event
     reached: threading.Event
 
     def mkdir(self, *args, **kwargs):
-        hold = HeldPath.hold
-        if hold is not None and self.name.startswith("sidecar-"):
+        if self.name == HeldPath.held:
             HeldPath.reached.set()
-            assert hold.wait(10)
+            assert HeldPath.free.wait(10)
         super().mkdir(*args, **kwargs)
+
+
+@contextmanager
+def held_folder(name):
+    """Making a folder of this name waits until the block ends."""
+    HeldPath.free, HeldPath.reached, HeldPath.held = threading.Event(), threading.Event(), name
+    try:
+        yield HeldPath.reached
+    finally:
+        HeldPath.held = None
+        HeldPath.free.set()
 
 
 @BOTH
@@ -606,21 +619,33 @@ async def test_a_take_that_was_cancelled_while_its_folders_were_made(made, isola
     world = made(isolation)
     world.supervisor._run_folder = HeldPath(world.run)
     await world.start()
-    HeldPath.hold, HeldPath.reached = threading.Event(), threading.Event()
-    try:
+    with held_folder("sidecar-2") as reached:
         taking = asyncio.create_task(world.supervisor.take_place(WITH_NET))
-        await asyncio.to_thread(HeldPath.reached.wait, 10)
+        await asyncio.to_thread(reached.wait, 10)
         taking.cancel()
         for _ in range(5):
             await asyncio.sleep(0)
-    finally:
-        HeldPath.hold.set()
-        HeldPath.hold = None
     with pytest.raises(asyncio.CancelledError):
         await taking
     await settle(world)
     assert [folder.name for folder in world.run.iterdir()] == ["sidecar-1"]
     assert len(world.gateway._peers) == 1
+
+
+async def test_a_shared_sidecar_that_dies_while_a_place_is_made_in_it(made):
+    """Nobody is given a place in a dead sidecar: there is an error of ours, or a place in a new one."""
+    world = made("worker")
+    world.supervisor._run_folder = HeldPath(world.run)
+    await world.start()
+    await world.supervisor.take_place(PLAIN)
+    with held_folder("1") as reached:
+        taking = asyncio.create_task(world.supervisor.take_place(PLAIN))
+        await asyncio.to_thread(reached.wait, 10)
+        world.launcher.sidecars[0].kill(-5)
+        await world.owner.news.wait()
+    (result,) = await asyncio.gather(taking, return_exceptions=True)
+    assert isinstance(result, CoreDenoError) or result.sidecar.alive
+    await world.close()
 
 
 # --- the end
