@@ -62,7 +62,8 @@ class GrpcListener:
             self._socket.listen(_BACKLOG)
             self._socket.setblocking(False)  # noqa: FBT003
         except OSError as error:
-            raise UsageError(f"start: the socket {str(socket)!r} cannot be made: {error.strerror}") from error
+            problem = error.strerror or error  # a path that is too long has no number, and so no such text
+            raise UsageError(f"start: the socket {str(socket)!r} cannot be made: {problem}") from error
 
     async def prepare(self) -> None:
         """Import grpclib and the generated messages, which take a tenth of a second."""

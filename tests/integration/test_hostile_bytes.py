@@ -283,9 +283,9 @@ async def test_whoever_takes_no_answers_gets_no_more(running: Running):
             await asyncio.to_thread(session.send, batch)
 
         try:
-            with pytest.raises(TimeoutError):
-                while asked < 20_000:
-                    await ask()
+            while asked < 20_000 and blob.given == asked:
+                await ask()
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.5):
                         await blob.reached(asked)
             assert 100 < blob.given < 600  # 8 MiB, what the socket holds, and what was under way

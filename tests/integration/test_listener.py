@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -97,4 +96,4 @@ async def test_a_socket_that_cannot_be_made_is_the_apps_mistake(short_folder: Pa
             listener.bind(path)
         await listener.aclose()
     assert (short_folder / "taken").read_text() == "mine"
-    assert os.listdir(short_folder) == ["taken"]
+    assert [entry.name for entry in short_folder.iterdir()] == ["taken"]

@@ -424,9 +424,9 @@ STEPS = st.lists(
 async def test_a_storm(tmp_path_factory, isolation, steps):
     """Afterwards each module runs or says why not, and no sidecar lives but the spare and those with modules."""
     root = tmp_path_factory.mktemp("storm") / "app"
-    async with nothing_left(root):
-        world = World(root, isolation)
-        loader = await started(world)
+    world = World(root, isolation)
+    async with nothing_left(root), world.host:
+        loader = world.host._loader
         loads: list[asyncio.Task[Any]] = []
         others: list[asyncio.Task[Any]] = []
         for kind, code, more, turns in steps:
@@ -460,8 +460,7 @@ async def test_a_storm(tmp_path_factory, isolation, steps):
         spare = loader._supervisor._spare
         assert len(world.alive) == len(homes) + (spare is not None)
         assert len(world.host.gateway._peers) == len(world.alive)
-        await world.host.stop()
-        assert world.alive == []
+    assert world.alive == []
 
 
 def disturbed(world, kind, code):
@@ -477,11 +476,6 @@ def disturbed(world, kind, code):
     elif kind == "exit" and place and place.sidecar.alive:
         say(world.sidecar_of(module), exited(code.encode()))
     return []
-
-
-async def started(world):
-    await world.host.start()
-    return world.host._loader
 
 
 async def everything_at_rest(world):
