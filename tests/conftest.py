@@ -40,6 +40,7 @@ def _use_own_temp_folder(config: pytest.Config) -> None:
         patch.setenv("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     folder = tempfile.mkdtemp(prefix="cd-")  # short: the paths of sockets end at about 100 bytes
     patch.setenv("TMPDIR", folder)
+    patch.delenv("XDG_RUNTIME_DIR", raising=False)  # hosts make their sockets there, if it is set
     patch.setattr(tempfile, "tempdir", folder)
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     config.add_cleanup(patch.undo)

@@ -147,7 +147,9 @@ class Gateway:
 
     def admit_module(self, token: str, caller: Caller) -> None:
         """Let a module be spoken for over the Session of this token."""
-        peer = self._peers[_digest(token)]
+        peer = self._peers.get(_digest(token))
+        if peer is None:
+            return  # its sidecar has ended; whoever loads the module hears why by the next request
         peer.modules[caller.code] = caller
         peer.former.discard(caller.code)
 

@@ -306,7 +306,7 @@ async def test_whoever_takes_no_answers_does_not_hold_up_the_stop(running: Runni
     watched = asyncio.get_running_loop()._selector.get_map()  # type: ignore[attr-defined]
     before = len(watched)
     async with running(Blob()) as app:
-        session = Session(str(app.host.socket), app.token, timeout_s=10)
+        session = Session(str(app.host.socket), app.token, timeout_s=10, window_bytes=16 * MIB)
         try:
             one = {"jsonrpc": "2.0", "method": "services.blob.give", "params": {"args": []}}
             await asyncio.to_thread(session.send, [{**one, "id": number} for number in range(1, 65)])

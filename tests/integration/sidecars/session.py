@@ -10,6 +10,7 @@ from typing import Any, Self
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 
 JSON = list[dict[str, Any]]
 
@@ -17,12 +18,15 @@ JSON = list[dict[str, Any]]
 class Connection:
     """One HTTP/2 connection to the socket of a host."""
 
-    def __init__(self, path: str, *, timeout_s: float | None = None) -> None:
+    def __init__(self, path: str, *, timeout_s: float | None = None, window_bytes: int = 65_535) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(timeout_s)
         self.socket.connect(path)
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self.h2.initiate_connection()
+        if window_bytes > 65_535:
+            self.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window_bytes})
+            self.h2.increment_flow_control_window(window_bytes - 65_535)
         self.streams: dict[int, Stream] = {}
         self.flush()
 
@@ -133,8 +137,10 @@ class Stream:
 class Session:
     """The Session: batches of JSON-RPC messages."""
 
-    def __init__(self, path: str, token: str, *, timeout_s: float | None = None) -> None:
-        self.connection = Connection(path, timeout_s=timeout_s)
+    def __init__(
+        self, path: str, token: str, *, timeout_s: float | None = None, window_bytes: int = 65_535
+    ) -> None:
+        self.connection = Connection(path, timeout_s=timeout_s, window_bytes=window_bytes)
         self.stream = self.connection.call("Session", token)
 
     def send(self, messages: JSON | bytes, *attachments: bytes) -> None:
