@@ -135,6 +135,7 @@ DROPPED = {
     "even_stream": PREFACE + SETTINGS + frame(HEADERS, 5, 2, b"\x82"),
     "window_of_nothing": PREFACE + SETTINGS + frame(8, 0, 0, bytes(4)),
     "settings_that_cannot_be": PREFACE + frame(4, 0, 0, struct.pack(">HI", 4, 0xFFFFFFFF)),
+    "frame_of_no_known_kind": PREFACE + SETTINGS + frame(0x42, 0, 0, b"what is this"),
     "goodbye": PREFACE + SETTINGS + frame(7, 0, 0, bytes(8)),
 }
 

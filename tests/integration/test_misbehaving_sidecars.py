@@ -6,7 +6,9 @@ They are the files in `sidecars/`, programs in Python that a host is told to tak
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import re
 import sys
 import time
@@ -287,6 +289,19 @@ async def test_a_good_sidecar_in_another_language_is_as_good_as_ours(
         await both.check()
         with pytest.raises(UsageError, match="exports no function 'other'"):
             await both.host.modules["bad"].call("other")
+
+
+async def test_a_machine_that_is_full_is_not_a_missing_deno(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No process or descriptor left: the error says that, and does not send anybody to install Deno."""
+    for number in (errno.EAGAIN, errno.EMFILE, errno.ENOMEM):
+
+        async def fail(*_args: object, number: int = number, **_options: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "subprocess_exec", fail)
+        async with nothing_left(tmp_path / "app"):
+            with pytest.raises(SidecarExited, match=f"cannot be started: {re.escape(os.strerror(number))}"):
+                await PluginHost(tmp_path / "app").start()
 
 
 # --- launchers of the app's own
