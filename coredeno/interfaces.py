@@ -1,7 +1,7 @@
 """Every part that a host app may replace, on one page. Pure: no I/O.
 
-Each interface has three users: coredeno's default, an in-memory fake in `coredeno.testing`, and a contract
-suite in `coredeno.testing.contracts` that both pass and that an app can run on a part of its own.
+Each interface has coredeno's default and an in-memory fake in `coredeno.testing`. Store, files, processes and clock
+have a contract suite in `coredeno.testing.contracts` too, that both pass and that an app can run on its own part.
 All methods run on the host's event loop and must not block it.
 """
 
