@@ -8,14 +8,16 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator
 
-from coredeno.events import Event
+from coredeno.events import Event, EventsLost
 
 _log = logging.getLogger("coredeno.host")
-LIMIT_WAITING = 1024  # events that a slow listener may be behind; then it loses the oldest
+LIMIT_WAITING = (
+    1024  # events that a slow listener may be behind; then it loses the oldest, and is told how many
+)
 
 
 class EventStream:
-    """The events of one host. Listeners that do not keep up lose the oldest events, and a warning says so."""
+    """The events of one host. A listener that does not keep up loses the oldest, and has an `EventsLost` for them."""
 
     def __init__(self) -> None:
         # An iterator that its app has dropped, begun or not, shall not gather events for ever.
@@ -79,6 +81,7 @@ class _Listener(AsyncIterator[Event]):
             finally:
                 self._awaited.discard(self)
         if self._lost:
-            _log.warning("a listener to the host's events was too slow and lost %d of them", self._lost)
-            self._lost = 0
+            lost, self._lost = self._lost, 0
+            _log.warning("a listener to the host's events was too slow and lost %d of them", lost)
+            return EventsLost(count=lost)
         return self._waiting.popleft()

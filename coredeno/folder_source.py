@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import Self
 
 from coredeno.errors import ManifestError, PluginError, RequestError, SidecarError
 from coredeno.manifest import LIMIT_BYTES, Manifest, parse_manifest
-from coredeno.services.rooted_files import (
-    CHUNK_BYTES,
-    FOLDER,
-    NEW_FILE,
-    PLAIN_FILE,
-    RootedFiles,
-    decoded_name,
-    in_thread,
-    opened,
-    opened_folder,
-    write_all,
-)
+from coredeno.plugin_files import DEPTH_LIMIT, ENTRIES_LIMIT, PluginFile, walk
+from coredeno.services.beneath import FOLDER
+from coredeno.services.descriptors import NEW_FILE, write_all
+from coredeno.services.rooted_files import RootedFiles
+from coredeno.services.threads import in_thread
 
 MANIFEST = ".core/view.yml"
 """Where the manifest is, in a plugin's folder."""
-COPY_ENTRIES = 10_000
+COPY_ENTRIES = ENTRIES_LIMIT
 """The most files and folders of one plugin."""
 COPY_BYTES = 256 * 1024 * 1024
 """The most bytes of one plugin, all files together."""
-COPY_DEPTH = 32
+COPY_DEPTH = DEPTH_LIMIT
 """How many folders may lie within one another."""
 
-_SKIPPED = ".git"
+_SKIPPED = frozenset({".git"})
 
 
 class FolderSource:
@@ -82,67 +75,50 @@ class FolderSource:
                 cannot be read, or a bound is exceeded. The message names the entry.
             SidecarError: `folder` cannot be written to (disk full, no right, something is in it).
         """
-        await in_thread(lambda: _Copy(self._folder).run(folder))
+        await in_thread(lambda: _copy(self._folder, folder))
 
 
-class _Copy:
-    """One copying at work: what is left of its bounds. Blocks."""
+def _copy(source: Path, target: Path) -> None:
+    files = walk(source, skip_names=_SKIPPED, entries_limit=COPY_ENTRIES, depth_limit=COPY_DEPTH)
+    with closing(files), _Copies(source, target) as copies:
+        for file in files:
+            if file.is_folder:
+                copies.add_folder(file)
+            else:
+                copies.add_file(file)
 
-    def __init__(self, source: Path) -> None:
+
+class _Copies:
+    """The folders of the copy that are open: the target, and those that lead to the last one made in it."""
+
+    def __init__(self, source: Path, target: Path) -> None:
         self._source = source
-        self._entries_left = COPY_ENTRIES
         self._bytes_left = COPY_BYTES
+        with _writing():
+            self._open = [("", os.open(target, FOLDER))]
 
-    def run(self, target: Path) -> None:
-        with _reading(self._source), opened_folder(self._source) as source:
-            with _writing():
-                copy = os.open(target, FOLDER)
-            try:
-                self._folder(source, copy, self._source, depth=0)
-            finally:
-                os.close(copy)
+    def __enter__(self) -> Self:
+        return self
 
-    def _folder(self, source: int, target: int, path: Path, *, depth: int) -> None:
-        if depth > COPY_DEPTH:
-            raise PluginError(f"{path}: more than {COPY_DEPTH} folders within one another")
-        for name in self._names(source, path):
-            with _reading(path / name):
-                self._entry(name, source, target, path / name, depth=depth)
+    def __exit__(self, *_: object) -> None:
+        for _path, descriptor in self._open:
+            os.close(descriptor)
 
-    def _names(self, folder: int, path: Path) -> list[str]:
-        names = []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name == _SKIPPED:
-                    continue
-                self._entries_left -= 1
-                if self._entries_left < 0:
-                    raise PluginError(f"{self._source}: more than {COPY_ENTRIES:,} files and folders")
-                name = decoded_name(entry)
-                if name is None:
-                    raise PluginError(
-                        f"{str(path / entry.name)!r}: its name has characters that no path may have"
-                    )
-                names.append(name)
-        return sorted(names)
+    def add_folder(self, folder: PluginFile) -> None:
+        above, _, name = folder.path.rpartition("/")
+        target = self._back_to(above)
+        with _writing():
+            os.mkdir(name.encode(), 0o755, dir_fd=target)
+            self._open.append((folder.path, os.open(name.encode(), FOLDER, dir_fd=target)))
 
-    def _entry(self, name: str, source: int, target: int, path: Path, *, depth: int) -> None:
-        mode = os.stat(name.encode(), dir_fd=source, follow_symlinks=False).st_mode
-        if stat.S_ISDIR(mode):
-            with opened(name, FOLDER, above=source) as inner, _made_folder(name, target) as copy:
-                self._folder(inner, copy, path, depth=depth + 1)
-        else:
-            _require_plain(mode, path)
-            with opened(name, PLAIN_FILE, above=source) as file:
-                _require_plain(os.fstat(file).st_mode, path)
-                self._file(file, name, target)
-
-    def _file(self, file: int, name: str, target: int) -> None:
+    def add_file(self, file: PluginFile) -> None:
+        above, _, name = file.path.rpartition("/")
+        target = self._back_to(above)
         with _writing():
             copy = os.open(name.encode(), NEW_FILE, 0o444, dir_fd=target)
         try:
-            self._require_room(os.fstat(file).st_size)
-            while piece := os.read(file, CHUNK_BYTES):
+            self._require_room(file.status.st_size)
+            for piece in file.pieces():
                 self._require_room(len(piece))  # it may have grown since
                 self._bytes_left -= len(piece)
                 with _writing():
@@ -150,34 +126,15 @@ class _Copy:
         finally:
             os.close(copy)
 
+    def _back_to(self, folder: str) -> int:
+        """Close the folders that the walk has left since; it comes to none of them again."""
+        while self._open[-1][0] != folder:
+            os.close(self._open.pop()[1])
+        return self._open[-1][1]
+
     def _require_room(self, size_bytes: int) -> None:
         if size_bytes > self._bytes_left:
             raise PluginError(f"{self._source}: more than {COPY_BYTES:,} bytes in all")
-
-
-def _require_plain(mode: int, path: Path) -> None:
-    if not stat.S_ISREG(mode):
-        kind = "a symlink" if stat.S_ISLNK(mode) else "a fifo, socket or device"
-        raise PluginError(f"{path}: is {kind}, wanted plain files and folders only")
-
-
-@contextmanager
-def _made_folder(name: str, above: int) -> Iterator[int]:
-    with _writing():
-        os.mkdir(name.encode(), 0o755, dir_fd=above)
-        descriptor = os.open(name.encode(), FOLDER, dir_fd=above)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PluginError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 @contextmanager

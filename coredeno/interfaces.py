@@ -1,7 +1,8 @@
 """Every part that a host app may replace, on one page. Pure: no I/O.
 
-Each interface has coredeno's default and an in-memory fake in `coredeno.testing`. Store, files, processes and clock
-have a contract suite in `coredeno.testing.contracts` too, that both pass and that an app can run on its own part.
+Each interface has coredeno's default and an in-memory fake in `coredeno.testing`. Store, audit log, files, processes,
+clock and fetcher have a contract suite in `coredeno.testing.contracts` too, that both pass and that an app can run on
+its own part.
 All methods run on the host's event loop and must not block it.
 """
 
@@ -14,6 +15,8 @@ from typing import Protocol
 
 import msgspec
 
+from coredeno.config import FetchLimits
+from coredeno.health import Layer
 from coredeno.manifest import Manifest
 
 
@@ -51,6 +54,13 @@ class StoreChange(msgspec.Struct, frozen=True):
     value: str | None = None
 
 
+class StoreQuota(msgspec.Struct, frozen=True):
+    """The most that a group of the store may have: so many keys, and so many bytes, keys and values as UTF-8."""
+
+    keys: int
+    bytes: int
+
+
 class StoreBackend(Protocol):
     """Where text lives, by group and key. `Store` checks names before it asks; `PluginHost` opens and closes it."""
 
@@ -62,10 +72,16 @@ class StoreBackend(Protocol):
         """
         ...
 
-    async def read(self, group: str, keys: Sequence[str] | None = None) -> dict[str, str]:
+    async def read(
+        self, group: str, keys: Sequence[str] | None = None, *, limit_bytes: int | None = None
+    ) -> dict[str, str]:
         """The values of those `keys` that exist, or of all; in the order of their keys (code points).
 
         A read sees every `write` that returned before the read was called.
+
+        Raises:
+            LimitExceeded: keys and values together have more than `limit_bytes`, as UTF-8. What is too large is
+                not brought into memory first. Of more than 100 `keys`, it may be the group that is held to it.
         """
         ...
 
@@ -73,19 +89,102 @@ class StoreBackend(Protocol):
         """How many keys the group has."""
         ...
 
-    async def write(self, changes: Sequence[StoreChange]) -> None:
+    async def write(self, changes: Sequence[StoreChange], *, quota: StoreQuota | None = None) -> None:
         """Make all changes, in order, or none; returns when they are durable.
+
+        With a `quota`, no group may have more than that when one of these changes has set a key in it. What counts
+        is what is there, whoever wrote it and when. Deleting is never refused.
 
         Once called it is carried out even if the caller is cancelled. A write that fails fails alone: other
         writes under way are not harmed.
 
         Raises:
             StoreError: it cannot be written (disk full, database locked or broken); nothing changed.
+            LimitExceeded: a group would have more than the quota; nothing changed.
         """
         ...
 
     async def aclose(self) -> None:
         """Finish the writes under way and let go of everything. Harmless twice, or if `open` failed."""
+        ...
+
+
+class AuditRow(msgspec.Struct, frozen=True):
+    """One row of the audit log.
+
+    Attributes:
+        seq: its number: the first row has 1, each other one more than the row before.
+        at: when it was told, in UTC and ISO 8601 with microseconds.
+        kind: what it tells: the name of the event's class, such as `PermissionDenied`.
+        module: code of the module that it is about, or empty.
+        fields: the other fields of the event, as JSON with sorted keys; `repeated` and `further` count others like it.
+        before: the digest of the row before.
+        digest: SHA-256 of all of that, as hex digits; `coredeno/audit/chain.py` says over which bytes.
+    """
+
+    seq: int = 0
+    at: str = ""
+    kind: str = ""
+    module: str = ""
+    fields: str = "{}"
+    before: str = ""
+    digest: str = ""
+
+
+class AuditHead(msgspec.Struct, frozen=True):
+    """The last row of an audit log: its number (0 if there is none) and its digest."""
+
+    seq: int
+    digest: str
+
+
+class AuditLog(Protocol):
+    """Where the rows of the audit log lie. `Audit` chains and checks them; `PluginHost` opens and closes it."""
+
+    async def open(self, folder: Path) -> None:
+        """Be ready, with durable rows beneath `folder` (which exists). Called once, before all else.
+
+        Raises:
+            StoreError: it cannot be opened; what was there is as it was.
+        """
+        ...
+
+    async def append(self, rows: Sequence[AuditRow]) -> None:
+        """Add all rows, or none; returns when they are durable. Their numbers go on from `last`. One call at a time.
+
+        Once called it is carried out even if the caller is cancelled.
+
+        Raises:
+            StoreError: they cannot be written, or their numbers do not go on; nothing changed.
+        """
+        ...
+
+    async def read(
+        self, first: int, limit: int, *, module: str | None = None, kind: str | None = None
+    ) -> list[AuditRow]:
+        """At most `limit` rows from the number `first` on, as they lie there, in the order of their numbers.
+
+        Args:
+            first: the least number that is wanted.
+            limit: how many at most.
+            module: only those about this module; None is all.
+            kind: only those of this kind; None is all.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        ...
+
+    async def last(self) -> int:
+        """The highest number there is; 0 if there is no row.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Finish what is under way and let go of everything. Harmless twice, or if `open` failed."""
         ...
 
 
@@ -213,6 +312,7 @@ class LaunchOrder(msgspec.Struct, frozen=True):
         calls_in_flight: bound of calls, a module.
         requests_in_flight: bound of a module's own requests.
         log_line_bytes: longer lines of logs are cut.
+        log_lines_per_s: how many lines of its output a second are taken; what is more is dropped.
     """
 
     name: str
@@ -228,6 +328,7 @@ class LaunchOrder(msgspec.Struct, frozen=True):
     calls_in_flight: int
     requests_in_flight: int
     log_line_bytes: int
+    log_lines_per_s: int = 1000
 
 
 class SessionReceiver(Protocol):
@@ -259,11 +360,19 @@ class HostDoor(Protocol):
 
 
 class SidecarReady(msgspec.Struct, frozen=True):
-    """What a sidecar said when it was ready to be connected to."""
+    """What a sidecar said when it was ready to be connected to.
+
+    Attributes:
+        protocol: the version of both wires that it speaks.
+        deno: its version of Deno.
+        pid: its process id, by itself.
+        layers: what confines its process, as its launcher knows it.
+    """
 
     protocol: int
     deno: str
     pid: int
+    layers: tuple[Layer, ...] = ()
 
 
 class SidecarExit(msgspec.Struct, frozen=True):
@@ -334,6 +443,59 @@ class PluginSource(Protocol):
 
         Raises:
             PluginError: a file is not what it must be.
+        """
+        ...
+
+
+class FetchOrder(msgspec.Struct, frozen=True):
+    """What is to be fetched, and where to.
+
+    Attributes:
+        source: where from, as the app named it: a path or URL for the default fetcher.
+        ref: a branch, tag or commit; None for the source's default.
+        folder: an empty folder that exists, on the disk where plugins are kept.
+        limits: the bounds.
+    """
+
+    source: str
+    ref: str | None
+    folder: Path
+    limits: FetchLimits
+
+
+class FetchProgress(msgspec.Struct, frozen=True):
+    """How far a fetch is. `phase` is one of `connecting`, `receiving`, `checking`, `writing`.
+
+    `done` and `total` count bytes while receiving, else objects or files; `total` is None where it is not known.
+    """
+
+    phase: str
+    done: int = 0
+    total: int | None = None
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """What was fetched. `revision` names it at the source (a git commit), for humans; it proves nothing."""
+
+    revision: str
+
+
+class Fetcher(Protocol):
+    """Gets the files of a plugin, or of an index, from where they are published."""
+
+    async def fetch(self, order: FetchOrder, on_progress: Callable[[FetchProgress], None]) -> Fetched:
+        """Put the files into `order.folder`: plain files, none executable, no links, nothing else.
+
+        Nothing that came from the source is run, or trusted: the installer verifies what lies in the folder. If
+        it fails or is cancelled nothing works on in it; what is in it then is removed by the caller.
+
+        Raises:
+            SourceRefused: the source or the ref is not of a form that is fetched; nothing was contacted.
+            SourceUnavailable: it cannot be reached, or has no such ref.
+            SourceInvalid: what it gave is broken, or redirects elsewhere.
+            FetchLimitExceeded, FetchTimeout: it gave more, or took longer, than `order.limits` allow.
+            UnsafePath: a name in it is none that may be written, or not that of a plain file.
+            InstallError: the folder cannot be written to (disk full).
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -17,6 +17,12 @@ from coredeno.plain_yaml import PlainYamlError, parse_plain_yaml
 
 LIMIT_BYTES: Final = _YAML_BYTES
 """The size of the largest manifest that is read; whoever reads the file may stop one byte after it."""
+LIMIT_CODE: Final = 63
+"""The most characters of a plugin's code."""
+LIMIT_LIST: Final = 256
+"""The most entries of a list of permissions, and the most services: who is asked to consent reads them all."""
+LIMIT_VERSION: Final = 64
+"""The most characters of a version."""
 
 
 class StoreGroups(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,10 +50,19 @@ class PermissionSet(msgspec.Struct, frozen=True, kw_only=True):
     store: StoreGroups = StoreGroups()
 
 
+class OptionalPermissions(PermissionSet, frozen=True, kw_only=True):
+    """What the plugin may ask for while it runs. `services` is as `Manifest.services`."""
+
+    services: Mapping[str, tuple[str, ...]] = {}
+
+    def __hash__(self) -> int:
+        return hash((self.read, self.write, self.net, self.run, self.store, *sorted(self.services)))
+
+
 class Permissions(PermissionSet, frozen=True, kw_only=True):
     """What the plugin needs to be loaded. `optional` is what it may ask for while it runs."""
 
-    optional: PermissionSet = PermissionSet()
+    optional: OptionalPermissions = OptionalPermissions()
 
 
 class ManifestLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +147,20 @@ def parse_manifest(data: bytes, *, file: str) -> Manifest:
     return Manifest(**fields, absent=frozenset(_MANIFEST) - frozenset(document))
 
 
+def parse_permissions(asked: Any) -> OptionalPermissions:
+    """Read what a plugin asks for while it runs: the same fields and rules as `permissions.optional` has.
+
+    Args:
+        asked: plain values, hostile.
+
+    Raises:
+        ManifestError: a field is unknown, or a value breaks its rule.
+    """
+    read = _struct(OptionalPermissions, {**_PERMISSION_SET, "services": _SERVICES})
+    found: OptionalPermissions = read(asked, _At("request", "permissions"))
+    return found
+
+
 _SHOWN: Final = 80  # characters of a wrong value that an error repeats: enough to recognise it
 _LONGEST_GROUP: Final = 128
 
@@ -178,7 +207,7 @@ def _text(rule: _Rule) -> _Reader:
     return read
 
 
-def _texts(rule: _Rule) -> _Reader:
+def _texts(rule: _Rule, *, most: int | None = None) -> _Reader:
     read_one = _text(rule)
 
     def read(value: Any, at: _At) -> tuple[Any, ...]:
@@ -186,21 +215,26 @@ def _texts(rule: _Rule) -> _Reader:
             return ()
         if not isinstance(value, list):
             raise at.error(f"is {_shown(value)}, wanted a list, such as [a, b]")
+        _require_few(value, most, at)
         return tuple(dict.fromkeys(read_one(item, at.item(index)) for index, item in enumerate(value)))
 
     return read
 
 
-def _mapping(rule: _Rule, reader: _Reader) -> _Reader:
+def _mapping(rule: _Rule, reader: _Reader, *, most: int | None = None) -> _Reader:
     read_key = _text(rule)
 
     def read(value: Any, at: _At) -> dict[str, Any]:
-        return {
-            read_key(key, at.key(key)): reader(inner, at.key(key))
-            for key, inner in _as_dict(value, at).items()
-        }
+        fields = _as_dict(value, at)
+        _require_few(fields, most, at)
+        return {read_key(key, at.key(key)): reader(inner, at.key(key)) for key, inner in fields.items()}
 
     return read
+
+
+def _require_few(entries: Sized, most: int | None, at: _At) -> None:
+    if most is not None and len(entries) > most:
+        raise at.error(f"has {len(entries):,} entries, wanted at most {most:,}")
 
 
 def _fields(readers: Mapping[str, _Reader]) -> Callable[[Any, _At], dict[str, Any]]:
@@ -253,7 +287,12 @@ def _path(text: str) -> str:
     return path
 
 
-def _entry(text: str) -> str:
+def check_entry(text: str) -> str:
+    """The one spelling of a manifest's `entry`.
+
+    Raises:
+        InvalidArgument: it breaks the rule.
+    """
     path = _path(text)
     if path == ".":
         raise InvalidArgument(f"is {_shown(text)}, wanted the path of a file in the plugin's folder")
@@ -288,10 +327,14 @@ _CODE_WANTED: Final = "1 to 63 of a-z 0-9 - _ . that begin and end with a letter
 _VERSION: Final = r"[0-9]{1,9}(?:\.[0-9]{1,9}){0,3}(?:[-+][0-9A-Za-z]+(?:[-+.][0-9A-Za-z]+)*)?"
 _CLAUSE: Final = r"(?:(?:[<>]=?|[=!]=) *)?[0-9]{1,9}(?:\.[0-9]{1,9}){0,3}"
 
-_code = _matching(r"(?!.*\.\.)[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?", _CODE_WANTED)
-_version = _matching(
+check_code: Callable[[str], str] = _matching(
+    r"(?!.*\.\.)[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?", _CODE_WANTED
+)
+"""The rule of `code`: gives the text back, or raises `InvalidArgument`."""
+check_version: Callable[[str], str] = _matching(
     rf"(?=.{{1,64}}\Z){_VERSION}", "a version such as 1.2.0 or 1.2.0-beta.1, at most 64 characters"
 )
+"""The rule of `version`: gives the text back, or raises `InvalidArgument`."""
 _range = _matching(rf"{_CLAUSE}(?: *, *{_CLAUSE}){{0,7}}", "a range of versions such as '>=1,<2'")
 _line = _matching(r"[^\n]{1,128}", "one line of 1 to 128 characters")
 _sign = _matching(r"[!-~]{1,1024}", "base64, at most 1,024 characters")
@@ -303,33 +346,41 @@ _service = _matching(r"[a-z][a-z0-9_]{0,62}", "a service's name, such as weather
 _word = _matching(r"[a-z0-9][a-z0-9._-]{0,62}", "a permission's name, such as read")
 _event = _matching(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", "an event's name, such as photo.saved")
 
-_STORE: Final[Mapping[str, _Reader]] = {"read": _texts(_group), "write": _texts(_group)}
+_STORE: Final[Mapping[str, _Reader]] = {
+    "read": _texts(_group, most=LIMIT_LIST),
+    "write": _texts(_group, most=LIMIT_LIST),
+}
 _PERMISSION_SET: Final[Mapping[str, _Reader]] = {
-    "read": _texts(_path),
-    "write": _texts(_path),
-    "net": _texts(_host),
-    "run": _texts(_program),
+    "read": _texts(_path, most=LIMIT_LIST),
+    "write": _texts(_path, most=LIMIT_LIST),
+    "net": _texts(_host, most=LIMIT_LIST),
+    "run": _texts(_program, most=LIMIT_LIST),
     "store": _struct(StoreGroups, _STORE),
 }
+_SERVICES: Final = _mapping(_service, _texts(_word, most=LIMIT_LIST), most=LIMIT_LIST)
 _LIMITS: Final[Mapping[str, _Reader]] = {
     "memory_mb": _text(_number(int, 16, 65_536)),
     "call_timeout_s": _text(_number(float, 0.001, 86_400)),
     "calls_in_flight": _text(_number(int, 1, 65_536)),
 }
 _MANIFEST: Final[Mapping[str, _Reader]] = {
-    "code": _text(_code),
+    "code": _text(check_code),
     "name": _text(_line),
-    "version": _text(_version),
+    "version": _text(check_version),
     "sign": _text(_sign),
     "layout": _text(_line),
     "slots": _mapping(_line, _text(_line)),
     "permissions": _struct(
-        Permissions, {**_PERMISSION_SET, "optional": _struct(PermissionSet, _PERMISSION_SET)}
+        Permissions,
+        {
+            **_PERMISSION_SET,
+            "optional": _struct(OptionalPermissions, {**_PERMISSION_SET, "services": _SERVICES}),
+        },
     ),
     "modules": _texts(_line),
-    "entry": _text(_entry),
+    "entry": _text(check_entry),
     "api": _text(_range),
-    "services": _mapping(_service, _texts(_word)),
+    "services": _SERVICES,
     "events": _texts(_event),
     "limits": _struct(ManifestLimits, _LIMITS),
     "config": _as_dict,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -102,6 +103,31 @@ class NetHost(msgspec.Struct, frozen=True):
             address.is_multicast or address.is_reserved or any(address in network for network in _NOT_PUBLIC)
         )
         return address.is_global and not special
+
+
+class NetHostSet:
+    """Hosts that are granted: says whether one of them `covers` a host, in a time that does not depend on how many."""
+
+    def __init__(self, hosts: Iterable[NetHost]) -> None:
+        # By name, which ports; of a wildcard by what follows its star and dot.
+        self._exact: dict[str, set[int | None]] = {}
+        self._beneath: dict[str, set[int | None]] = {}
+        for host in hosts:
+            bare = host.name.removeprefix("*.")
+            by_name = self._exact if bare == host.name else self._beneath
+            by_name.setdefault(bare, set()).add(host.port)
+
+    def covers(self, host: NetHost) -> bool:
+        """Whether one of them covers `host`."""
+        either = {None, host.port}
+        bare = host.name.removeprefix("*.")
+        if bare == host.name and not either.isdisjoint(self._exact.get(bare, ())):
+            return True
+        while bare:
+            if not either.isdisjoint(self._beneath.get(bare, ())):
+                return True
+            bare = bare.partition(".")[2]
+        return False
 
 
 def parse_net_host(text: str) -> NetHost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -157,13 +157,25 @@ def is_beneath(path: str, folder: str) -> bool:
     return folder in (".", path) or path.startswith(folder + "/")
 
 
+def at_and_above(path: str) -> Iterator[str]:
+    """The path and each folder that it `is_beneath`, the root last; to look them up in a set."""
+    while True:
+        yield path
+        if path == ".":
+            return
+        path = path.rpartition("/")[0] or "."
+
+
 def is_host_path(path: str) -> bool:
     """Whether `path`, as `normalise_path` gives it, is the host's own folder or lies in it.
 
     Also in the spellings that a file system may hold to be the same: other case (macOS), other Unicode form
-    (ZFS), characters that are ignored (HFS+, CVE-2014-9390), trailing dots and spaces (SMB).
+    (ZFS), characters that are ignored (HFS+, CVE-2014-9390), trailing dots and spaces (SMB). A name that is
+    longer than `normalise_path` lets any be counts as the host's, unseen: that would take quadratic time.
     """
     name = path.partition("/")[0]
+    if len(name) > LIMIT_NAME_BYTES:
+        return True
     if not name.isascii():
         seen = (char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
         name = "".join(seen)

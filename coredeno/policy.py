@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
 from coredeno.errors import InvalidArgument, PermissionDenied, UsageError
 from coredeno.manifest import Manifest
+from coredeno.net_ceiling import PUBLIC, NetCeiling
 from coredeno.net_hosts import parse_net_host
-from coredeno.permissions import Grants, is_beneath, is_host_group, normalise_path
+from coredeno.permissions import Grants, at_and_above, is_host_group, normalise_path
+
+
+class Refusal(NamedTuple):
+    """One thing that a policy does not allow: what kind of access, to what, and what would allow it."""
+
+    permission: str
+    resource: str
+    remedy: str
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +32,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         read: files and folders relative to the app root, with all that is beneath them.
         write: the same, for writing.
         net: hosts. None means public ones: loopback, private, link-local and other special addresses, and the
-            names that stand for them, are granted only if they are named here.
+            names that stand for them, are granted only if they are named here. The entry `public` (or `public:443`,
+            for one port) stands for all public hosts beside those that are named: `("public", "127.0.0.1:8080")`.
         run: names of programs; where they are is `HostConfig.programs`.
         store_read: store groups that modules may read beside their own.
         store_write: those that they may change.
@@ -76,7 +86,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return Policy(
             read=_both(self.read, other.read, _meet_paths),
             write=_both(self.write, other.write, _meet_paths),
-            net=_public(other.net) if self.net is None else _both(self.net, other.net, _meet_hosts),
+            net=_both(
+                (PUBLIC,) if self.net is None and other.net is not None else self.net, other.net, _meet_hosts
+            ),
             run=_both(self.run, other.run, _meet_names),
             store_read=_both(self.store_read, other.store_read, _meet_names),
             store_write=_both(self.store_write, other.store_write, _meet_names),
@@ -92,7 +104,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             PermissionDenied: it asks for more than the policy allows. The error is about the first such entry
                 (in the order of this class and of the manifest), and says how many more there are.
         """
-        refused = list(self._refused(manifest))
+        refused = self.refusals(manifest)
         if refused:
             first = refused[0]
             more = f"; {len(refused) - 1} more would be refused too" if len(refused) > 1 else ""
@@ -113,27 +125,26 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             services={name: frozenset(words) for name, words in manifest.services.items()},
         )
 
-    def _refused(self, manifest: Manifest) -> Iterator[_Refused]:
+    def refusals(self, manifest: Manifest) -> tuple[Refusal, ...]:
+        """Everything that the manifest asks for and the policy does not allow, in the order of `grants`."""
+        return tuple(self._refused(manifest))
+
+    def _refused(self, manifest: Manifest) -> Iterator[Refusal]:
         asked = manifest.permissions
         # A module's own group is its own under every ceiling, so asking for it is no more than that.
         reads = [group for group in asked.store.read if group != manifest.code]
         writes = [group for group in asked.store.write if group != manifest.code]
-        yield from _beyond("files.read", "read", asked.read, self.read, _covers_path)
-        yield from _beyond("files.write", "write", asked.write, self.write, _covers_path)
+        yield from _beyond("files.read", "read", asked.read, self.read, _covering_paths)
+        yield from _beyond("files.write", "write", asked.write, self.write, _covering_paths)
+        covers_host = _covering_hosts(self.net)
         for text in asked.net:
-            if not _covers_host(self.net, text):
-                yield _Refused("net", text, _NOT_PUBLIC if self.net is None else _remedy("net", text))
-        yield from _beyond("processes.start", "run", asked.run, self.run, _covers_name)
-        yield from _beyond("store.read", "store_read", reads, self.store_read, _covers_name)
-        yield from _beyond("store.write", "store_write", writes, self.store_write, _covers_name)
+            if not covers_host(text):
+                yield Refusal("net", text, _NOT_PUBLIC if self.net is None else _remedy("net", text))
+        yield from _beyond("processes.start", "run", asked.run, self.run, _covering_names)
+        yield from _beyond("store.read", "store_read", reads, self.store_read, _covering_names)
+        yield from _beyond("store.write", "store_write", writes, self.store_write, _covering_names)
         if self.services is not None:
             yield from _services_beyond(manifest.services, self.services)
-
-
-class _Refused(NamedTuple):
-    permission: str
-    resource: str
-    remedy: str
 
 
 _NOT_PUBLIC: Final = (
@@ -148,50 +159,50 @@ def _remedy(field: str, entry: str) -> str:
     )
 
 
+_Covers: TypeAlias = Callable[[str], bool]
+"""Whether a ceiling grants an entry. Made once for many entries: a hostile manifest asks for as many as it can."""
+
+
 def _beyond(
     permission: str,
     field: str,
     asked: Iterable[str],
     ceiling: tuple[str, ...] | None,
-    covers: Callable[[tuple[str, ...], str], bool],
-) -> Iterator[_Refused]:
+    covering: Callable[[tuple[str, ...]], _Covers],
+) -> Iterator[Refusal]:
     if ceiling is not None:
+        covers = covering(ceiling)
         for entry in asked:
-            if not covers(ceiling, entry):
-                yield _Refused(permission, entry, _remedy(field, entry))
+            if not covers(entry):
+                yield Refusal(permission, entry, _remedy(field, entry))
 
 
-def _covers_path(ceiling: tuple[str, ...], path: str) -> bool:
-    return any(is_beneath(path, folder) for folder in ceiling)
+def _covering_paths(ceiling: tuple[str, ...]) -> _Covers:
+    folders = frozenset(ceiling)
+    return lambda path: not folders.isdisjoint(at_and_above(path))
 
 
-def _covers_name(ceiling: tuple[str, ...], name: str) -> bool:
-    return name in ceiling
+def _covering_names(ceiling: tuple[str, ...]) -> _Covers:
+    return frozenset(ceiling).__contains__
 
 
-def _covers_host(ceiling: tuple[str, ...] | None, text: str) -> bool:
-    # A manifest that was not made by `parse_manifest` may hold any text; what is no host is never granted.
-    try:
-        host = parse_net_host(text)
-    except InvalidArgument:
-        return False
-    if ceiling is None:
-        return host.is_public()
-    return any(parse_net_host(entry).covers(host) for entry in ceiling)
+def _covering_hosts(ceiling: tuple[str, ...] | None) -> _Covers:
+    return NetCeiling((PUBLIC,) if ceiling is None else ceiling).covers_text
 
 
 def _services_beyond(
     asked: Mapping[str, tuple[str, ...]], ceiling: Mapping[str, tuple[str, ...] | None]
-) -> Iterator[_Refused]:
+) -> Iterator[Refusal]:
     for service, words in asked.items():
         permission = f"services.{service}"
         if service not in ceiling:
-            yield _Refused(permission, service, _remedy("services", service))
+            yield Refusal(permission, service, _remedy("services", service))
             continue
         allowed = ceiling[service]
+        covers = None if allowed is None else _covering_names(allowed)
         for word in words:
-            if allowed is not None and word not in allowed:
-                yield _Refused(permission, f"{service}:{word}", _remedy("services", f"{service}: [{word}]"))
+            if covers is not None and not covers(word):
+                yield Refusal(permission, f"{service}:{word}", _remedy("services", f"{service}: [{word}]"))
 
 
 _T = TypeVar("_T")
@@ -208,24 +219,18 @@ def _meet_names(mine: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...
 
 
 def _meet_paths(mine: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-    inner = [path for path in mine if _covers_path(other, path)]
-    return tuple(dict.fromkeys([*inner, *(path for path in other if _covers_path(mine, path))]))
+    inner = [*filter(_covering_paths(other), mine), *filter(_covering_paths(mine), other)]
+    return tuple(dict.fromkeys(inner))
 
 
 def _meet_hosts(mine: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-    theirs = [parse_net_host(text) for text in other]
-    met = (parse_net_host(text).meet(host) for text in mine for host in theirs)
-    return tuple(dict.fromkeys(str(host) for host in met if host is not None))
+    return NetCeiling(mine).meet(NetCeiling(other))
 
 
 def _meet_services(
     mine: Mapping[str, tuple[str, ...] | None], other: Mapping[str, tuple[str, ...] | None]
 ) -> Mapping[str, tuple[str, ...] | None]:
     return {name: _both(words, other[name], _meet_names) for name, words in mine.items() if name in other}
-
-
-def _public(hosts: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    return None if hosts is None else tuple(text for text in hosts if parse_net_host(text).is_public())
 
 
 def _group(text: str) -> str:

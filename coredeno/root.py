@@ -18,6 +18,8 @@ from coredeno.policy import Policy
 
 _SOCKET_PREFIX = "coredeno-"
 _SWEEP_ATTEMPTS, _SWEEP_PAUSE_S = 10, 0.02  # what is left after them is swept at the next start
+# A host that is killed while it starts a process leaves a copy of itself, which holds the lock until it becomes that.
+_FORKED_S = 1.0
 # sun_path holds 104 bytes on macOS and 108 on Linux, with the NUL; the longest name that we put into the
 # folder is "sidecar-" and a number of up to 10 digits, and ".sock".
 _LIMIT_SOCKET_FOLDER_BYTES = 103 - len("/sidecar-0123456789.sock")
@@ -29,7 +31,9 @@ class RootFolder:
     ```
     <root>/.core/view.yml       the app's own manifest, if it has one
                  lock           held by the one host that runs on this root
-                 store.db       the store
+                 store.db       the store; store.db.corrupt-* are damaged ones that were set aside
+                 audit.db       the audit log
+                 plugins/       what is installed; see `install/folders.py`
                  run/*/         stages of sidecars, a folder for each life of a host; swept at each start
                  deno-cache/    our own runtime, compiled
     ```
@@ -46,6 +50,17 @@ class RootFolder:
     def host(self) -> Path:
         """What the host keeps."""
         return self.path / HOST_FOLDER
+
+    @property
+    def plugins(self) -> Path:
+        """What is installed."""
+        return self.host / "plugins"
+
+    @property
+    def core_socket(self) -> Path:
+        """Where the gateway listens; only while the root is open."""
+        assert self.sockets is not None
+        return self.sockets / "core.sock"
 
     @property
     def deno_cache(self) -> Path:
@@ -107,14 +122,16 @@ class RootFolder:
 
     def _take_lock(self) -> None:
         lock = os.open(self.host / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(lock, 20).decode("ascii", "replace").strip() or "?"
-            os.close(lock)
-            raise UsageError(
-                f"start: root {str(self.path)!r} is in use by another host (process {holder}), wanted one host a root"
-            ) from None
+        until = time.monotonic() + _FORKED_S
+        while not _is_taken(lock):
+            holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
+            if _may_live(holder) or time.monotonic() > until:
+                os.close(lock)
+                raise UsageError(
+                    f"start: root {str(self.path)!r} is in use by another host (process {holder or '?'}), "
+                    "wanted one host a root"
+                )
+            time.sleep(0.01)
         self._lock = lock
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
@@ -135,6 +152,26 @@ class RootFolder:
             if not self._runs.exists():
                 return
             time.sleep(_SWEEP_PAUSE_S)
+
+
+def _is_taken(lock: int) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _may_live(process_id: str) -> bool:
+    """Whether there may be such a process; one that is no number has not been written yet."""
+    try:
+        os.kill(int(process_id), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OverflowError, PermissionError):
+        return True
+    return True
 
 
 def _short_folder() -> Path:

@@ -48,7 +48,15 @@ def assert_unused(root: Path) -> None:
     core = root / ".core"
     if not core.is_dir():
         return
-    left = {entry.name for entry in core.iterdir()} - {"deno-cache", "lock", "store.db", "view.yml"}
+    left = {entry.name for entry in core.iterdir()} - {
+        "audit.db",
+        "deno-cache",
+        "lock",
+        "plugins",
+        "store.db",
+        "view.yml",
+    }
+    left |= {f"plugins/.staging/{entry.name}" for entry in core.glob("plugins/.staging/*")}
     assert not left, f"{core} has {left}"
     if (core / "lock").exists():
         lock = os.open(core / "lock", os.O_RDWR)

@@ -15,9 +15,11 @@ from coredeno import (
     HostConfig,
     Limits,
     Policy,
+    RestartPolicy,
     Service,
     rpc,
 )
+from coredeno.config import Program
 from coredeno.errors import (
     NotFound,
     ProtocolError,
@@ -34,6 +36,8 @@ from coredeno.testing import (
 )
 
 NET = "permissions: {net: ['a.example:443']}"
+
+PROGRAMS = {"tool": Program("/bin/tool", allow_options=True)}
 
 
 class Point(msgspec.Struct):
@@ -161,9 +165,12 @@ class Listening(Hooks):
     async def module_crashed(self, module, error):
         await self._note("crashed", module.code, type(error).__name__)
 
+    async def module_quarantined(self, module, error):
+        await self._note("quarantined", module.code, type(error).__name__)
+
 
 class World:
-    def __init__(self, root: Path, isolation="process", **limits):
+    def __init__(self, root: Path, isolation="process", restart: RestartPolicy | None = None, **limits):
         self.clock = TurnedClock()
         self.plugins: list[Plugin] = []
         self.running: list[Any] = []
@@ -184,7 +191,11 @@ class World:
             hooks=[self.hook],
             services=[self.app],
             config=HostConfig(
-                isolation=isolation, limits=Limits(**limits), programs={"tool": "/bin/tool"}, policy=Policy()
+                isolation=isolation,
+                limits=Limits(**limits),
+                restart=restart,
+                programs=PROGRAMS,
+                policy=Policy(),
             ),
             store=MemoryStore(),
             files=self.files,
@@ -217,7 +228,7 @@ class World:
         return [sidecar for sidecar in self.launcher.sidecars if not sidecar._exit.done()]
 
     def sidecar_of(self, module):
-        name = self.host._loader._places[module].sidecar.order.name
+        name = self.host._parts.loader._placement.place_of(module).sidecar.order.name
         return next(each for each in self.launcher.sidecars if each._order.name == name)
 
     async def settle(self):

@@ -13,9 +13,9 @@ from coredeno.errors import ProtocolError
 _MESSAGES_TAG = 0x0A  # field 1, length-delimited
 _ATTACHMENT_TAG = 0x12  # field 2, length-delimited
 _LONGEST_VARINT = 10  # bytes
-# A sidecar sends one message of up to 1,024 binary values, or up to 256 KiB of smaller ones, which name far
-# fewer than these. Without a bound a batch of empty fields would keep the host's loop busy for seconds.
-_MOST_FIELDS = 65_536
+# A sidecar sends one message of up to 1,024 binary values, or up to 256 Ki characters of smaller ones, of which each
+# value that they name takes 32 at least. Without a bound a batch of empty fields would hold up the loop for seconds.
+_MOST_FIELDS = 8_192
 
 
 class Batch:

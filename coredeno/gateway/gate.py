@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -20,7 +21,8 @@ from coredeno.errors import (
     RequestError,
     StoreError,
 )
-from coredeno.permissions import check
+from coredeno.held_grants import HeldGrants
+from coredeno.permissions import Access, check
 from coredeno.services.method import Caller, Method
 from coredeno.wire.typed import TypedDecoder
 
@@ -43,40 +45,58 @@ class Gate:
         """All methods by their names."""
         return self._methods
 
-    async def run(self, caller: Caller, name: str, read: Callable[[TypedDecoder], Any]) -> Any:
+    async def run(
+        self, caller: Caller, name: str, read: Callable[[TypedDecoder], Any], *, is_counted: bool = True
+    ) -> Any:
         """Do what a module asks for, if it may.
 
         Args:
             caller: who asks, by the connection.
             name: the method, as it was asked for.
             read: decodes the params with the method's decoder.
+            is_counted: whether it counts as a request of the module.
 
         Raises:
             RequestError: the request cannot be granted; the module is told.
             ProtocolError: the params are no JSON: whoever wrote them is no sidecar of ours.
             InternalError: a bug of this side; the log has it under the incident's number, the module only that.
         """
-        method = self._methods.get(name)
-        if method is None or not (caller.code or method.for_sidecar):
-            raise MethodNotFound(f"{name[:200]}: there is no such method")
-        params = self._params(method, read)
+        tally = caller.tally if is_counted else None
+        if tally is not None:
+            tally.asking += 1
         try:
-            check(caller.code, caller.grants, method.access(caller, params))
-            return await method.run(caller, params)
-        except PermissionDenied as denial:
-            self._emit(
-                events.PermissionDenied(
-                    module=caller.code,
-                    permission=denial.permission,
-                    resource=denial.resource,
-                    remedy=denial.remedy,
+            method = self._methods.get(name)
+            if method is None or not (caller.code or method.for_sidecar):
+                raise MethodNotFound(f"{name[:200]}: there is no such method")
+            params = self._params(method, read)
+            try:
+                access = method.access(caller, params)
+                if caller.held is None:
+                    check(caller.code, caller.grants, access)
+                    return await method.run(caller, params)
+                return await _run_held(caller, caller.held, method, access, params)
+            except PermissionDenied as denial:
+                self._emit(
+                    events.PermissionDenied(
+                        module=caller.code,
+                        permission=denial.permission,
+                        resource=denial.resource,
+                        remedy=denial.remedy,
+                    )
                 )
-            )
+                raise
+            except _TOLD:
+                raise
+            except Exception as error:
+                raise internal_error(f"{name} of module {caller.code!r}", error) from error
+        except BaseException as error:
+            if tally is not None:
+                tally.request_failed(error)
             raise
-        except _TOLD:
-            raise
-        except Exception as error:
-            raise internal_error(f"{name} of module {caller.code!r}", error) from error
+        finally:
+            if tally is not None:
+                tally.asking -= 1
+                tally.requests += 1
 
     @staticmethod
     def _params(method: Method, read: Callable[[TypedDecoder], Any]) -> Any:
@@ -89,6 +109,31 @@ class Gate:
             if place and int(place[1]) < len(names):
                 problem = f"argument {names[int(place[1])]!r}: {problem}"
             raise InvalidArgument(f"{method.name}: {problem}") from None
+
+
+async def _run_held(caller: Caller, held: HeldGrants, method: Method, access: Access, params: Any) -> Any:
+    """Run a method whose permission may be taken back while it runs: then it is cancelled, and is a denial."""
+    use = held.begin(access)
+    if use is None:
+        return await method.run(caller, params)
+    try:
+        result = await method.run(caller, params)
+    except asyncio.CancelledError:
+        if use.is_withdrawn and use.task is not None and use.task.uncancel() == 0:
+            raise held.denial(use) from None
+        raise
+    except Exception:
+        if use.is_withdrawn and use.task is not None:
+            use.task.uncancel()
+            raise held.denial(use) from None
+        raise
+    finally:
+        held.end(use)
+    if use.is_withdrawn:  # it did not let itself be cancelled
+        if use.task is not None:
+            use.task.uncancel()
+        raise held.denial(use)
+    return result
 
 
 def internal_error(what: str, error: Exception) -> InternalError:

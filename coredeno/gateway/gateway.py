@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
 from coredeno import events
 from coredeno.errors import CoreDenoError, PermissionDenied, ProtocolError, UsageError
 from coredeno.gateway.gate import Gate
-from coredeno.gateway.session import Session
+from coredeno.gateway.held import HeldBytes
+from coredeno.gateway.rate import Rate
+from coredeno.gateway.session import BULK_AT_ONCE, SIZEABLE_AT_ONCE, Session
 from coredeno.interfaces import Clock
-from coredeno.services.method import Caller
+from coredeno.services.method import Caller, Method
+
+# A sidecar connects once. It may do so again if it has to, and one that goes on though it is refused is ended.
+_CONNECTIONS_PER_S = 1
+_CONNECTIONS_BURST = 8
+_REFUSALS_BURST = 64
+# What requests of one peer may take while they are served, in messages of the largest size; and what answers to its
+# unary calls may take until they are sent. Those of its Session wait in the Session.
+_MESSAGES_HELD = 4
 
 
 class Listener(Protocol):
@@ -63,7 +75,9 @@ class CallUnderWay(Protocol):
 class Peer:
     """One holder of a token: a sidecar, or a gRPC client of the app's own."""
 
-    def __init__(self, name: str, on_broken: Callable[[ProtocolError], None]) -> None:
+    def __init__(
+        self, name: str, on_broken: Callable[[ProtocolError], None], *, now: float, held_bytes: int
+    ) -> None:
         self.name = name
         self.calls: set[CallUnderWay] = set()
         self._on_broken = on_broken
@@ -71,6 +85,18 @@ class Peer:
         self.former: set[str] = set()
         self.process_id: int | None = None
         self.session: Session | None = None
+        self.held: HeldBytes = HeldBytes(held_bytes)
+        self.answers: HeldBytes = HeldBytes(held_bytes)  # of its unary calls alone, as the next two
+        self._bulk = asyncio.Semaphore(BULK_AT_ONCE)
+        self._sizeable = asyncio.Semaphore(SIZEABLE_AT_ONCE)
+        self.connections: Rate = Rate(per_s=_CONNECTIONS_PER_S, burst=_CONNECTIONS_BURST, now=now)
+        self.refusals: Rate = Rate(per_s=_CONNECTIONS_PER_S, burst=_REFUSALS_BURST, now=now)
+
+    def turn(self, method: Method | None) -> AbstractAsyncContextManager[None]:
+        """The turn of a unary call, until its answer is sent: of those with large answers few have theirs at once."""
+        if method is None or not (method.is_bulk or method.is_sizeable):
+            return nullcontext()
+        return self._bulk if method.is_bulk else self._sizeable
 
     def on_broken(self, error: ProtocolError) -> None:
         """It broke the wire's rules: end its Session, and tell whoever answers for it."""
@@ -134,7 +160,9 @@ class Gateway:
     def admit_sidecar(self, name: str, on_broken: Callable[[ProtocolError], None]) -> str:
         """A new token for a sidecar; `on_broken` is called when what it sends breaks the wire's rules."""
         token = secrets.token_urlsafe(32)
-        self._peers[_digest(token)] = Peer(name, on_broken)
+        self._peers[_digest(token)] = Peer(
+            name, on_broken, now=self.clock.now(), held_bytes=_MESSAGES_HELD * self.message_bytes
+        )
         return token
 
     def bind_process(self, token: str, process_id: int) -> None:
@@ -173,7 +201,7 @@ class Gateway:
         It is good until the module is unloaded, or `revoke_token`.
 
         Raises:
-            UsageError: no such module is loaded.
+            UsageError: no such module is loaded, or it is just coming back.
         """
         for peer in self._peers.values():
             caller = peer.modules.get(code)
@@ -207,6 +235,12 @@ class Gateway:
         if user_id is not None and user_id not in (0, os.geteuid()):
             raise UnknownToken
         return peer
+
+    def peer_of_process(self, process_id: int | None) -> Peer | None:
+        """The sidecar that is this process, if one is."""
+        if process_id is None:
+            return None
+        return next((peer for peer in self._peers.values() if peer.process_id == process_id), None)
 
     def open_session(self, holder: Peer | str, send: Callable[[bytes, Sequence[bytes]], None]) -> Session:
         """Open the Session of a peer, or of a token's holder; `send` is given the batches for it.

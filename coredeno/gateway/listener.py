@@ -1,4 +1,4 @@
-"""The gateway's gRPC server: grpclib on a Unix socket. With `connection`, the only module that knows grpclib."""
+"""The gateway's gRPC server, by grpclib, which only this, `admission` and `connection` know."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import struct
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from coredeno.errors import CoreDenoError, InvalidArgument, LimitExceeded, ProtocolError, UsageError
 from coredeno.gateway.batch import Batch
 from coredeno.gateway.gateway import Gateway, Peer, UnknownToken
+from coredeno.gateway.held import Share
 from coredeno.wire.codes import status_of
 
 if TYPE_CHECKING:
-    from grpclib.server import Server, Stream
+    from grpclib.server import Stream
 
+    from coredeno.gateway.admission import Admission
     from coredeno.gateway.connection import Connection
     from coredeno.gateway.session import Session
     from coredeno.gateway.unary import Unary
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
 _BACKLOG = 128
 _HEAD_BYTES = 5  # a flag for compression, and the length (gRPC over HTTP/2, "Length-Prefixed-Message")
 _BATCH_HEADROOM_BYTES = 64 * 1024  # docs/wire.md: what a batch may have besides one message of the limit
-# One window for a connection and each of its streams: enough to keep a local socket busy, and what a peer can
-# make this host hold before anybody has read it.
-_WINDOW_BYTES = 4 * 1024 * 1024
 _PAUSE_ABOVE_BYTES = 8 * 1024 * 1024  # of answers that the peer has not taken
 _PROBLEM_CHARACTERS = 800
 _CORE = "/coredeno.CoreService/"
@@ -44,9 +43,7 @@ class GrpcListener:
     def __init__(self) -> None:
         self._path: Path | None = None
         self._socket: sockets.socket | None = None
-        self._asyncio_server: asyncio.AbstractServer | None = None
-        self._server: Server | None = None
-        self._connections: set[Connection] = set()
+        self._admission: Admission | None = None
 
     def bind(self, socket: Path) -> None:
         """Make the socket. Clients can join it from now on; they wait in its queue until `serve`.
@@ -67,7 +64,7 @@ class GrpcListener:
 
     async def prepare(self) -> None:
         """Import grpclib and the generated messages, which take a tenth of a second."""
-        for module in ("coredeno.gateway.unary", "grpclib.server", "coredeno.gateway.connection"):
+        for module in ("coredeno.gateway.unary", "grpclib.server", "coredeno.gateway.admission"):
             await asyncio.to_thread(importlib.import_module, module)
 
     async def serve(self, gateway: Gateway) -> None:
@@ -75,39 +72,22 @@ class GrpcListener:
         from grpclib.config import Configuration  # noqa: PLC0415
         from grpclib.server import Server  # noqa: PLC0415
 
+        from coredeno.gateway.admission import Admission  # noqa: PLC0415
+
         assert self._socket is not None
-        self._server = Server(
-            [_Services(gateway)],
-            config=Configuration(
-                http2_connection_window_size=_WINDOW_BYTES, http2_stream_window_size=_WINDOW_BYTES
-            ),
-        )
-        # In two steps: asyncio begins to serve and then waits for a loop turn. Cancelled there in the first call,
-        # nobody would have the server, and the loop would go on watching a number that the next socket may get.
-        self._asyncio_server = await asyncio.get_running_loop().create_unix_server(
-            self._connection, sock=self._socket, start_serving=False
-        )
-        await self._asyncio_server.start_serving()
+        server = Server([_Services(gateway)], config=Configuration())
+        # grpclib offers no way to serve a socket that listens already, nor to drop connections.
+        self._admission = Admission(self._socket, gateway, server._protocol_factory)  # noqa: SLF001
+        self._admission.begin()
 
     async def aclose(self) -> None:
         """Drop all connections, wait until nothing is under way, remove the socket. Harmless twice."""
-        if self._asyncio_server is not None:
-            self._asyncio_server.close()
-        await asyncio.gather(*(connection.aclose() for connection in self._connections))
+        if self._admission is not None:
+            await self._admission.aclose()
         if self._socket is not None:
             self._socket.close()
         if self._path is not None:
             await asyncio.to_thread(self._path.unlink, missing_ok=True)
-
-    def _connection(self) -> Connection:
-        from coredeno.gateway.connection import Connection  # noqa: PLC0415
-
-        assert self._server is not None
-        # grpclib offers no way to serve a socket that listens already, nor to drop connections.
-        made = self._server._protocol_factory()  # noqa: SLF001
-        connection = Connection(made, self._connections.discard)
-        self._connections.add(connection)
-        return connection
 
 
 class _Services:
@@ -139,6 +119,8 @@ class _Services:
         async def told(stream: Stream[Any, Any]) -> None:
             try:
                 peer = self._peer(stream)
+                if len(peer.calls) > self._gateway.requests_in_flight:  # its Session is one
+                    raise LimitExceeded(f"{peer.name}: more than {len(peer.calls) - 1} calls under way")
                 call = _Call(stream)
                 peer.calls.add(call)
                 try:
@@ -158,31 +140,49 @@ class _Services:
     def _peer(self, stream: Stream[Any, Any]) -> Peer:
         header = "" if stream.metadata is None else str(stream.metadata.get("authorization", ""))
         scheme, _, token = header.partition(" ")
-        process_id, user_id = _credentials(stream)
-        return self._gateway.peer(token if scheme.lower() == "bearer" else None, process_id, user_id)
+        connection = cast("Connection", stream.peer._transport.get_protocol())  # noqa: SLF001 - grpclib shows it nowhere else
+        peer = self._gateway.peer(
+            token if scheme.lower() == "bearer" else None,
+            connection.client.process_id,
+            connection.client.user_id,
+        )
+        connection.prove(peer)
+        return peer
 
     # --- unary
 
     def _unary(self, row: Unary) -> _Handle:
         async def handle(stream: Stream[Any, Any], peer: Peer, call: _Call) -> None:
-            request = await self._request(stream, row.request)
+            share = Share(peer.held)
             try:
-                caller = peer.caller(request.module_code or None)
-            except ProtocolError as error:
-                self._gateway.broken(peer, error)
-                raise
-            call.module = caller.code
-            if stream.deadline is not None:
-                caller = msgspec.structs.replace(caller, deadline_s=stream.deadline.time_remaining())
-            result = await self._gateway.gate.run(
-                caller, row.method(request), lambda decoder: decoder.convert(row.params(request))
-            )
-            await stream.send_message(self._answer(row.answer(result)))
+                request = await self._request(stream, row.request, share)
+                try:
+                    caller = peer.caller(request.module_code or None)
+                except ProtocolError as error:
+                    self._gateway.broken(peer, error)
+                    raise
+                call.module = caller.code
+                if stream.deadline is not None:
+                    caller = msgspec.structs.replace(caller, deadline_s=stream.deadline.time_remaining())
+                method = self._gateway.gate.methods.get(row.method(request))
+                async with peer.turn(method):
+                    result = await self._gateway.gate.run(
+                        caller, row.method(request), lambda decoder: decoder.convert(row.params(request))
+                    )
+                    await peer.answers.room(0)  # before it is encoded, as for a Session
+                    answer = self._answer(row.answer(result))
+                    peer.answers.add(answer.size_bytes)
+                    try:
+                        await stream.send_message(answer)
+                    finally:
+                        peer.answers.add(-answer.size_bytes)
+            finally:
+                share.done()
 
         return handle
 
-    async def _request(self, stream: Stream[Any, Any], kind: type[Any]) -> Any:
-        body = await _receive(stream, self._gateway.message_bytes)
+    async def _request(self, stream: Stream[Any, Any], kind: type[Any], share: Share) -> Any:
+        body = await _receive(stream, self._gateway.message_bytes, share)
         if body is None:
             raise _Unreadable("INVALID_ARGUMENT", "receive: a unary call without a request")
         try:
@@ -199,24 +199,28 @@ class _Services:
 
     # --- health
 
-    async def _check(self, stream: Stream[Any, Any], _peer: Peer, _call: _Call) -> None:
+    async def _check(self, stream: Stream[Any, Any], peer: Peer, _call: _Call) -> None:
         from grpclib.const import Status  # noqa: PLC0415
         from grpclib.exceptions import GRPCError  # noqa: PLC0415
 
-        answer, is_known = await self._health(stream)
+        answer, is_known = await self._health(stream, peer)
         if not is_known:
             raise GRPCError(Status.NOT_FOUND, "health: there is no such service")
         await stream.send_message(answer)
 
-    async def _watch(self, stream: Stream[Any, Any], _peer: Peer, _call: _Call) -> None:
-        answer, _is_known = await self._health(stream)
+    async def _watch(self, stream: Stream[Any, Any], peer: Peer, _call: _Call) -> None:
+        answer, _is_known = await self._health(stream, peer)
         await stream.send_message(answer)
         await asyncio.Event().wait()  # the status does not change until the host stops, which ends the stream
 
-    async def _health(self, stream: Stream[Any, Any]) -> tuple[_Encoded, bool]:
+    async def _health(self, stream: Stream[Any, Any], peer: Peer) -> tuple[_Encoded, bool]:
         from coredeno.gateway._generated.grpc.health import v1  # noqa: PLC0415
 
-        request = await self._request(stream, v1.HealthCheckRequest)
+        share = Share(peer.held)
+        try:
+            request = await self._request(stream, v1.HealthCheckRequest, share)
+        finally:
+            share.done()
         is_known = request.service in ("", "coredeno.CoreService")
         kinds = v1.HealthCheckResponseServingStatus
         return self._answer(
@@ -235,6 +239,10 @@ class _Services:
             while (body := await _receive(stream, limit)) is not None:
                 batch = Batch.FromString(body)
                 session.receive(batch.messages, batch.attachments)
+                # One message more than fits is taken, since of its size nothing is known before. What is not read
+                # fills the window, and then waits in the sidecar: in the plugin's own `await`.
+                await peer.held.room(0)
+                await asyncio.sleep(0)  # what is in the window already would all be taken in this turn
         except ProtocolError as error:
             self._gateway.broken(peer, error)
             raise
@@ -269,6 +277,10 @@ class _Encoded:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._data)
 
     def SerializeToString(self) -> bytes:  # noqa: N802 - the name that protobuf codecs call
         """Its bytes."""
@@ -327,8 +339,11 @@ def _cut(problem: str) -> str:
     return problem if len(problem) <= _PROBLEM_CHARACTERS else problem[:_PROBLEM_CHARACTERS] + "…"
 
 
-async def _receive(stream: Stream[Any, Any], limit_bytes: int) -> bytes | None:
-    """One message, or None at the end of the stream. grpclib itself has no limit, so its length is read first."""
+async def _receive(stream: Stream[Any, Any], limit_bytes: int, share: Share | None = None) -> bytes | None:
+    """One message, or None at the end of the stream. grpclib itself has no limit, so its length is read first.
+
+    With a `share` it is read as soon as that could take its bytes.
+    """
     raw = stream._stream  # noqa: SLF001 - grpclib shows the bytes of a stream nowhere else
     try:
         head = await raw.recv_data(_HEAD_BYTES)
@@ -340,20 +355,11 @@ async def _receive(stream: Stream[Any, Any], limit_bytes: int) -> bytes | None:
         if size > limit_bytes:
             problem = f"receive: a message of {size} bytes, wanted at most {limit_bytes}"
             raise _Unreadable("RESOURCE_EXHAUSTED", problem)
+        if share is not None:
+            await share.take(size)
         body = await raw.recv_data(size)
     except AssertionError:  # how grpclib says that a stream ended too early
         raise _Unreadable("INVALID_ARGUMENT", "receive: a message that is cut off") from None
     if len(body) != size:
         raise _Unreadable("INVALID_ARGUMENT", "receive: a message that is cut off")
     return bytes(body)
-
-
-def _credentials(stream: Stream[Any, Any]) -> tuple[int | None, int | None]:
-    """Process and user of the peer, where the platform tells (Linux: SO_PEERCRED, unix(7))."""
-    if not hasattr(sockets, "SO_PEERCRED"):
-        return None, None
-    transport = stream.peer._transport  # noqa: SLF001 - grpclib shows the socket nowhere else
-    peer = transport.get_extra_info("socket")
-    data = peer.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, struct.calcsize("3i"))
-    process_id, user_id, _group_id = struct.unpack("3i", data)
-    return process_id, user_id

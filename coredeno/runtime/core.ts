@@ -5,7 +5,20 @@ import type { LoadOrder } from "./channel.ts";
 import { create, freeze, keys, Uint8Array, uncurry } from "./intrinsics.ts";
 import type { Logs } from "./logs.ts";
 import type { Requests } from "./requests.ts";
-import type { Core, FileEntry, Files, OwnStore, Processes, ProcessResult, Services, Store } from "./types.ts";
+import type {
+  Core,
+  FileEntry,
+  Files,
+  OwnStore,
+  PermissionAnswer,
+  Permissions,
+  PermissionSet,
+  PermissionState,
+  Processes,
+  ProcessResult,
+  Services,
+  Store,
+} from "./types.ts";
 
 const encode = uncurry(TextEncoder.prototype.encode);
 const decode = uncurry(TextDecoder.prototype.decode);
@@ -27,6 +40,7 @@ export function buildCore(order: LoadOrder, requests: Requests, logs: Logs, call
     files,
     store: ownStore,
     processes: buildProcesses(ask),
+    permissions: buildPermissions(ask),
     log: logs.face,
     services: buildServices(ask, order.services),
     get call() {
@@ -128,6 +142,18 @@ function buildProcesses(ask: Ask): Processes {
           await ask("processes.stop", { process_id });
         },
       });
+    },
+  });
+}
+
+function buildPermissions(ask: Ask): Permissions {
+  return freeze({
+    async request(permissions: PermissionSet, reason = "") {
+      return await ask("permissions.request", { permissions, reason }) as PermissionAnswer;
+    },
+    async query(permissions: PermissionSet) {
+      const { state } = await ask("permissions.query", { permissions }) as { state: PermissionState };
+      return state;
     },
   });
 }

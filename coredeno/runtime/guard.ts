@@ -3,10 +3,13 @@
 import { defineProperty, getOwnPropertyDescriptor, getPrototypeOf } from "./intrinsics.ts";
 
 /**
- * Make the Worker outlive what the plugin does not catch, and keep main's port out of its reach.
+ * Make the Worker outlive what the plugin does not catch, and make main's port hard to reach.
  *
  * Listeners for stray errors must be there first: one that nobody prevents ends the Worker. A port can be stolen
- * through a patched `dispatchEvent` or `currentTarget` when its next message arrives, hence the locked prototypes.
+ * when its next message arrives: through a patched `dispatchEvent` or `currentTarget`, hence the locked prototypes;
+ * through another class put beneath `MessageEvent`, hence the classes that cannot be extended; and through a setter
+ * on `Object.prototype` for what Deno sets on an event, hence the properties that stand before it. A setter for `0` on
+ * `Array.prototype` or `Object.prototype` still has it, by the event's path: forbidding those would break plugins.
  * That is depth only: main treats each Worker as if the plugin held the port.
  */
 export function guard(report: (what: string, thrown: unknown) => void): void {
@@ -19,6 +22,10 @@ export function guard(report: (what: string, thrown: unknown) => void): void {
     report("unhandled rejection", event.reason);
   });
   const port = MessagePort.prototype;
+  for (const key of Reflect.ownKeys(new MessageEvent("message"))) {
+    if (Reflect.has(MessageEvent.prototype, key)) continue;
+    defineProperty(Event.prototype, key, { value: undefined, writable: true, configurable: false });
+  }
   for (
     const prototype of [
       port,
@@ -30,6 +37,7 @@ export function guard(report: (what: string, thrown: unknown) => void): void {
   ) {
     lock(prototype as object);
   }
+  for (const kind of [MessagePort, EventTarget, Event, MessageEvent]) Object.preventExtensions(kind);
 }
 
 /**
@@ -39,8 +47,8 @@ export function guard(report: (what: string, thrown: unknown) => void): void {
  */
 function lock(prototype: object): void {
   for (const key of Reflect.ownKeys(prototype)) {
-    const { value, writable } = getOwnPropertyDescriptor(prototype, key) as PropertyDescriptor;
-    if (key === "constructor") continue;
+    const { value, writable, configurable } = getOwnPropertyDescriptor(prototype, key) as PropertyDescriptor;
+    if (key === "constructor" || configurable !== true) continue;
     if (writable !== true) {
       defineProperty(prototype, key, { configurable: false });
       continue;

@@ -12,8 +12,9 @@ export function errorText(id: number, error: WireError): string {
   return `{"jsonrpc":"2.0","id":${id},"error":${writeJson(error)}}`;
 }
 
-export function notificationText(method: string, params: string, module?: string): string {
-  return `{"jsonrpc":"2.0","method":${writeJson(method)},"params":${params}${member("module", module)}}`;
+export function notificationText(method: string, params: string, module?: string, trace?: string): string {
+  return `{"jsonrpc":"2.0","method":${writeJson(method)},"params":${params}` +
+    member("module", module) + member("trace", trace) + "}";
 }
 
 /** A request of a module to the host, or main's own if `from` says nothing. */

@@ -46,6 +46,8 @@ interface CallRecord {
   /** Milliseconds of the epoch. */
   readonly deadline: number | undefined;
   readonly trace: string | undefined;
+  /** By which the host counts the calls of this module. */
+  readonly number: number | undefined;
 }
 
 interface Asked {
@@ -59,6 +61,8 @@ const THREAD_END_MS = 100;
 const LOGS_AT_ONCE = LOG_CREDIT / 8;
 // Around the params of a request: ids, the module's code, a trace. A batch has 64 KiB of room for it.
 const REQUEST_OVERHEAD = 32_768;
+// As much of a trace goes with each log record.
+const LOGGED_TRACE_CHARACTERS = 256;
 
 export class Module implements LinkOwner {
   state: ModuleState = "LOADING";
@@ -197,13 +201,14 @@ export class Module implements LinkOwner {
   }
 
   #loaded(exports: readonly string[]): void {
-    const load = this.#loadEnded();
-    this.state = "RUNNING";
+    const load = this.#loadUnderWay();
     const load_ms = Math.round((performance.now() - load.started) * 10) / 10;
     const line = resultText(load.id, writeJson({ ok: true, exports, load_ms }), []);
     if (isOver(line, 0, this.wires.limits.message_bytes)) {
       throw new Fault("loaded: the names of the exports are too long");
     }
+    this.#loadEnded();
+    this.state = "RUNNING";
     this.wires.toHost(line);
   }
 
@@ -219,48 +224,56 @@ export class Module implements LinkOwner {
     this.#refuse(id, error);
   }
 
-  #loadEnded(): { id: number; started: number } {
-    const load = this.#load;
-    if (load === null) throw new Fault("loaded: nothing is being loaded");
+  #loadUnderWay(): { id: number; started: number; timer: ReturnType<typeof setTimeout> | undefined } {
+    if (this.#load === null) throw new Fault("loaded: nothing is being loaded");
+    return this.#load;
+  }
+
+  #loadEnded(): { id: number } {
+    const load = this.#loadUnderWay();
     clearTimeout(load.timer);
     this.#load = null;
     return load;
   }
 
   #done(id: number, value: unknown, bytes: unknown, attachments: Attachments): void {
-    this.#endCall(id);
+    this.#call(id);
     const slots = readSlots({ result: value }, bytes);
     const buffers = attachments.take(slots);
     const line = resultText(id, render(value), slots);
     if (isOver(line, total(slots), this.wires.limits.message_bytes)) {
       throw new Fault("done: a result over the limit");
     }
+    this.#calls.delete(id);
     this.wires.toHost(line, buffers);
   }
 
   #failed(id: number, name: unknown, detail: unknown): void {
-    const { deadline } = this.#endCall(id);
+    const error = this.#failure(this.#call(id), name, detail);
+    this.#calls.delete(id);
+    this.#refuse(id, error);
+  }
+
+  #failure({ deadline }: CallRecord, name: unknown, detail: unknown): WireError {
     if (name === "PluginRaised") {
       const thrown = readThrown(detail);
       // Whatever a plugin throws then, mostly `core.call.signal.reason`, is not what went wrong.
-      if (this.#unloading !== null) {
-        this.#refuse(id, wireError("Cancelled", `${this.code}: unloaded`));
-      } else if (deadline !== undefined && Date.now() >= deadline) {
-        this.#refuse(id, wireError("PluginTimeout", `${this.code}: not done at its deadline`));
-      } else {
-        this.#refuse(id, wireError(name, thrown.message, { ...thrown }));
+      if (this.#unloading !== null) return wireError("Cancelled", `${this.code}: unloaded`);
+      if (deadline !== undefined && Date.now() >= deadline) {
+        return wireError("PluginTimeout", `${this.code}: not done at its deadline`);
       }
-    } else if (name === "MethodNotFound" || name === "LimitExceeded") {
-      this.#refuse(id, wireError(name, text(detail, "failed").slice(0, 1024)));
-    } else {
-      throw new Fault("failed: of no known kind");
+      return wireError(name, thrown.message, { ...thrown });
     }
+    if (name === "MethodNotFound" || name === "LimitExceeded") {
+      return wireError(name, text(detail, "failed").slice(0, 1024));
+    }
+    throw new Fault("failed: of no known kind");
   }
 
-  #endCall(id: number): CallRecord {
+  /** A call under way. It stays so until its answer was read to the end: after a Fault it is yet to be answered. */
+  #call(id: number): CallRecord {
     const call = this.#calls.get(id);
     if (call === undefined) throw new Fault("answer: to a call that is not under way");
-    this.#calls.delete(id);
     return call;
   }
 
@@ -321,8 +334,10 @@ export class Module implements LinkOwner {
     if (!LOG_LEVELS.includes(level as LogLevel)) throw new Fault("log: no such level");
     if (message.length > this.wires.limits.log_line_bytes) throw new Fault("log: a record over the limit");
     if (++this.#logs > LOG_CREDIT) throw new Fault("log: more records than it may send");
-    const call = typeof callId === "number" && this.#calls.has(callId) ? callId : undefined;
-    this.wires.toSession(notificationText("log.write", writeJson({ level, message, call }), this.code));
+    const call = typeof callId === "number" ? this.#calls.get(callId) : undefined;
+    const params = writeJson({ level, message, call: call?.number });
+    const trace = call?.trace?.slice(0, LOGGED_TRACE_CHARACTERS).toWellFormed();
+    this.wires.toSession(notificationText("log.write", params, this.code, trace));
     if (this.#logs >= LOGS_AT_ONCE && !this.wires.isCongested) this.releaseLogs();
   }
 

@@ -97,7 +97,13 @@ class Rig implements Wires {
   }
 
   call(id: number, record = {}): this {
-    this.module.call(id, "{}", [], { deadline: undefined, trace: undefined, ...record }, 0);
+    this.module.call(
+      id,
+      "{}",
+      [],
+      { deadline: undefined, trace: undefined, number: undefined, ...record },
+      0,
+    );
     return this;
   }
 }
@@ -173,19 +179,29 @@ test("a request that is dropped is cancelled at the host, and its answer is no m
   assert.equal(rig.registered.size, 0);
 });
 
-test("log records carry the module, and their call while it runs", () => {
-  const rig = new Rig().running().call(7);
+test("log records carry the module, and the number and trace of their call while it runs", () => {
+  const rig = new Rig().running().call(7, { number: 3 }).call(9, {
+    number: 4,
+    trace: "\u{1f600}".repeat(200),
+  });
   rig.says("log", "info", "inside", 7);
+  rig.says("log", "info", "traced", 9);
   rig.says("log", "error", "forged", 8);
+  rig.says("done", 7, 1, []);
+  rig.says("log", "info", "late", 7);
+  const record = { jsonrpc: "2.0", method: "log.write", module: "a" };
   assert.deepEqual(rig.session, [
-    {
-      jsonrpc: "2.0",
-      method: "log.write",
-      params: { level: "info", message: "inside", call: 7 },
-      module: "a",
-    },
-    { jsonrpc: "2.0", method: "log.write", params: { level: "error", message: "forged" }, module: "a" },
+    { ...record, params: { level: "info", message: "inside", call: 3 } },
+    { ...record, params: { level: "info", message: "traced", call: 4 }, trace: "\u{1f600}".repeat(128) },
+    { ...record, params: { level: "error", message: "forged" } },
+    { ...record, params: { level: "info", message: "late" } },
   ]);
+});
+
+test("a trace that is cut within a character is text all the same", () => {
+  const rig = new Rig().running().call(7, { trace: `a${"\u{1f600}".repeat(200)}` });
+  rig.says("log", "info", "traced", 7);
+  assert.equal(rig.session[0]?.["trace"], `a${"\u{1f600}".repeat(127)}\ufffd`);
 });
 
 test("while the Session does not keep up, a module gets no credit for more log records", async () => {
@@ -326,4 +342,30 @@ test("an error is always answered, even where its stack is over the limit", () =
   const rig = new Rig().running().call(7);
   rig.says("failed", 7, "PluginRaised", { name: "E", message: "m", stack: "s".repeat(5000) });
   assert.deepEqual(rig.host[0]?.["error"], { code: -32007, message: "m", data: { name: "E" } });
+});
+
+test("a call whose answer is a Fault is answered all the same, when the Worker is told to end for it", () => {
+  for (
+    const entry of [
+      ["done", 2, null, 3],
+      ["done", 2, null, [{ at: ["result"], len: 1 }]],
+      ["done", 2, "x".repeat(LIMITS.message_bytes), []],
+      ["failed", 2, "PluginRaised", null],
+      ["failed", 2, "Other", "x"],
+    ]
+  ) {
+    const rig = new Rig().running().call(2);
+    assert.throws(() => rig.says(...entry), Fault);
+    rig.module.broken("a fault", true); // as Link does
+    assert.deepEqual(rig.host.filter(({ id }) => id === 2).length, 1, JSON.stringify(entry).slice(0, 80));
+  }
+});
+
+test("a load whose answer is a Fault is answered all the same", () => {
+  const rig = new Rig();
+  rig.module.load(ORDER, undefined, NO_BYTES);
+  assert.throws(() => rig.says("loaded", ["f".repeat(LIMITS.message_bytes)]), Fault);
+  rig.module.broken("a fault", true);
+  assert.deepEqual(rig.host.map(({ id }) => id), [1, undefined]);
+  assert.equal(rig.module.state, "ERRORED");
 });

@@ -152,11 +152,12 @@ export class Modules implements Wires {
     const code = text(params["code"], "code");
     text(params["function"], "function");
     list(params["args"], "args");
-    const { deadline_ms, trace } = params;
+    const { deadline_ms, number, trace } = params;
     const arrived = Date.now();
     const record = {
       deadline: deadline_ms === undefined ? undefined : arrived + milliseconds(deadline_ms, "deadline_ms"),
       trace: trace === undefined ? undefined : text(trace, "trace"),
+      number: number === undefined ? undefined : whole(number, "number"),
     };
     const module = this.#modules.get(code);
     if (module === undefined) throw refusal("NotFound", `${code}: no such module here`);

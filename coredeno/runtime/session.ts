@@ -26,6 +26,8 @@ export const BATCH_ROOM = 65_536;
 const WINDOW = 4_194_304;
 // A batch that has grown to this leaves: larger ones let small requests wait behind them for nothing.
 const BATCH_GOAL = 262_144;
+// More the host does not take, since it works on a batch in one turn; docs/wire.md.
+const BATCH_MESSAGES = 1024;
 // With more than this queued, log records wait in their modules, which drop what is over their credit.
 const CONGESTED_BYTES = 1_048_576;
 const NO_BUFFERS: readonly ArrayBuffer[] = [];
@@ -152,7 +154,7 @@ export class Session {
     const first = this.#queue[0] as Message;
     let count = 1;
     let weight = size(first.text, first.buffers);
-    for (; count < this.#queue.length; count++) {
+    for (; count < Math.min(this.#queue.length, BATCH_MESSAGES); count++) {
       const { text, buffers } = this.#queue[count] as Message;
       const more = size(text, buffers);
       if (weight + more > this.#goal) break;

@@ -140,6 +140,14 @@ test("what is too much for one batch leaves as several, in order", async (sessio
   ]);
 });
 
+test("a batch has no more messages than the host takes", async (session, connected) => {
+  const { batches } = await connected;
+  for (let i = 0; i < 3000; i++) session.send(`${i}`);
+  await until(() => batches.flatMap(({ messages }) => messages).length === 3000);
+  assert.deepEqual(batches.map(({ messages }) => messages.length), [1024, 1024, 952]);
+  assert.deepEqual(batches.flatMap(({ messages }) => messages), [...Array(3000).keys()]);
+});
+
 test("a long queue is congestion, and its end is told", async (session, connected, owner) => {
   await connected;
   assert.equal(session.isCongested, false);

@@ -19,6 +19,8 @@ export interface Core {
   readonly store: OwnStore;
   /** Programs that the app approved and `permissions.run` lists. */
   readonly processes: Processes;
+  /** What the manifest lists under `permissions.optional`, to be asked for while the plugin runs. */
+  readonly permissions: Permissions;
   /** Log records; `console` writes to the same log. */
   readonly log: Log;
   /** The app's own services, by name and method: `core.services.weather.forecast("Oslo", 2)`. */
@@ -109,6 +111,36 @@ export interface ProcessResult {
   readonly exitCode: number;
   readonly stdout: string;
   readonly stderr: string;
+}
+
+/** Permissions as a manifest writes them; each list is what is wanted. */
+export interface PermissionSet {
+  readonly read?: readonly string[];
+  readonly write?: readonly string[];
+  readonly net?: readonly string[];
+  readonly run?: readonly string[];
+  readonly store?: { readonly read?: readonly string[]; readonly write?: readonly string[] };
+  readonly services?: { readonly [name: string]: readonly string[] };
+}
+
+/** What came of a request: all of it was granted, or nothing. `reason` says why not, or that `net` waits for a load. */
+export interface PermissionAnswer {
+  readonly granted: boolean;
+  readonly reason: string;
+}
+
+/** It has it all (without using up a grant for once), it may ask for the rest, or it need not ask. */
+export type PermissionState = "granted" | "prompt" | "denied";
+
+/** Asking the app for more. */
+export interface Permissions {
+  /**
+   * Ask for what is optional in the manifest. The app may take its time: within a call the request ends with it.
+   * @param reason one line for the user, at most 300 characters.
+   */
+  request(permissions: PermissionSet, reason?: string): Promise<PermissionAnswer>;
+  /** How things stand; asks nobody. */
+  query(permissions: PermissionSet): Promise<PermissionState>;
 }
 
 /** Log records. Texts are written as they are, all else as `Deno.inspect` shows it, with spaces between. */

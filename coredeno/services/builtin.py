@@ -5,15 +5,18 @@ Each declares the access that it needs; the gate decides before the method runs.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from coredeno.config import Limits, Program
 from coredeno.errors import PermissionDenied
-from coredeno.interfaces import FileEntry, Files, Processes, ProcessResult
+from coredeno.interfaces import FileEntry, Files, Processes, ProcessResult, StoreQuota
+from coredeno.line_rate import LineRate
 from coredeno.permissions import (
     Access,
     FileAccess,
@@ -25,9 +28,13 @@ from coredeno.permissions import (
 )
 from coredeno.services.keyvalue import Store
 from coredeno.services.method import Caller, Method
+from coredeno.services.plugin_log import log_of_plugin
+from coredeno.services.turns import Turns
 from coredeno.wire.text import printable
 from coredeno.wire.typed import TypedDecoder
 
+_TELL_DROPPED_S = 1.0
+_HIGHEST_NUMBER = 2**53 - 1  # a JavaScript number is exact up to here
 _LOG_LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -90,11 +97,11 @@ class ProcessParams(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class LogParams(msgspec.Struct, forbid_unknown_fields=True):
-    """One log record of a module; `call` is the id of the call in which it was made."""
+    """One log record of a module; `call` is the number of the call in which it was made."""
 
     level: Literal["debug", "info", "warning", "error"]
     message: str
-    call: int | None = None
+    call: Annotated[int, msgspec.Meta(ge=1, le=_HIGHEST_NUMBER)] | None = None
 
 
 class NoParams(msgspec.Struct, forbid_unknown_fields=True):
@@ -118,20 +125,21 @@ def builtin_methods(
     files: Files,
     store: Store,
     processes: Processes,
-    programs: Mapping[str, str | Path],
+    programs: Mapping[str, str | Path | Program],
     root: Path,
     limit_bytes: int,
-    log_line_limit: int = 8192,
+    limits: Limits,
 ) -> list[Method]:
     """All of them, on these parts.
 
-    `limit_bytes` is the largest file that can be read, `log_line_limit` the characters that a log record keeps.
+    `limit_bytes` is the largest answer: of a file that can be read, of a group of the store. `limits` are those of each
+    module.
     """
     return [
-        *_file_methods(files, limit_bytes),
-        *_store_methods(store),
+        *_file_methods(files, limit_bytes, Turns(limits.disk_in_flight)),
+        *_store_methods(store, limit_bytes, StoreQuota(keys=limits.store_keys, bytes=limits.store_bytes)),
         *_process_methods(processes, programs, root),
-        _log_method(log_line_limit),
+        _log_method(limits.log_line_bytes, limits.log_lines_per_s),
         _health_method(store),
     ]
 
@@ -141,42 +149,56 @@ def _method(
     params: type[msgspec.Struct],
     access: Callable[[Caller, Any], Access],
     run: Callable[[Caller, Any], Awaitable[Any]],
+    *,
+    is_bulk: bool = False,
+    is_sizeable: bool = False,
 ) -> Method:
-    return Method(name=name, decoder=TypedDecoder(params), access=access, run=run)
+    return Method(
+        name=name,
+        decoder=TypedDecoder(params),
+        access=access,
+        run=run,
+        is_bulk=is_bulk,
+        is_sizeable=is_sizeable,
+    )
 
 
 def _open(_caller: Caller, _params: Any) -> Access:
     return OpenAccess()
 
 
-def _file_methods(files: Files, limit_bytes: int) -> list[Method]:
+def _file_methods(files: Files, limit_bytes: int, turns: Turns) -> list[Method]:
     def reads(_caller: Caller, params: PathParams) -> Access:
         return FileAccess("read", params.path)
 
     def writes(_caller: Caller, params: PathParams) -> Access:
         return FileAccess("write", params.path)
 
-    async def read(_caller: Caller, params: PathParams) -> bytes:
-        return await files.read(params.path, limit_bytes=limit_bytes)
+    async def read(caller: Caller, params: PathParams) -> bytes:
+        async with turns.of(caller.code):
+            return await files.read(params.path, limit_bytes=limit_bytes)
 
-    async def write(_caller: Caller, params: WriteParams) -> None:
-        await files.write(params.path, params.data)
+    async def write(caller: Caller, params: WriteParams) -> None:
+        async with turns.of(caller.code):
+            await files.write(params.path, params.data)
 
-    async def list_folder(_caller: Caller, params: PathParams) -> list[FileEntry]:
-        return await files.list(params.path)
+    async def list_folder(caller: Caller, params: PathParams) -> list[FileEntry]:
+        async with turns.of(caller.code):
+            return await files.list(params.path)
 
-    async def delete(_caller: Caller, params: PathParams) -> None:
-        await files.delete(params.path)
+    async def delete(caller: Caller, params: PathParams) -> None:
+        async with turns.of(caller.code):
+            await files.delete(params.path)
 
     return [
-        _method("files.read", PathParams, reads, read),
+        _method("files.read", PathParams, reads, read, is_bulk=True),
         _method("files.write", WriteParams, writes, write),
-        _method("files.list", PathParams, reads, list_folder),
+        _method("files.list", PathParams, reads, list_folder, is_bulk=True),
         _method("files.delete", PathParams, writes, delete),
     ]
 
 
-def _store_methods(store: Store) -> list[Method]:
+def _store_methods(store: Store, limit_bytes: int, quota: StoreQuota) -> list[Method]:
     def group(caller: Caller, params: GroupParams) -> str:
         return caller.code if params.group is None else params.group
 
@@ -190,13 +212,13 @@ def _store_methods(store: Store) -> list[Method]:
         return await store.get(group(caller, params), params.key)
 
     async def set_value(caller: Caller, params: SetParams) -> None:
-        await store.set(group(caller, params), params.key, params.value)
+        await store.set(group(caller, params), params.key, params.value, quota=quota)
 
     async def delete(caller: Caller, params: KeyParams) -> None:
         await store.delete(group(caller, params), params.key)
 
     async def get_all(caller: Caller, params: GroupParams) -> dict[str, str]:
-        return await store.get_all(group(caller, params))
+        return await store.get_all(group(caller, params), limit_bytes=limit_bytes)
 
     async def count(caller: Caller, params: GroupParams) -> int:
         return await store.count(group(caller, params))
@@ -208,17 +230,19 @@ def _store_methods(store: Store) -> list[Method]:
         return await store.render(params.template, group(caller, params))
 
     return [
-        _method("store.get", KeyParams, reads, get),
+        _method("store.get", KeyParams, reads, get, is_sizeable=True),
         _method("store.set", SetParams, writes, set_value),
         _method("store.delete", KeyParams, writes, delete),
-        _method("store.get_all", GroupParams, reads, get_all),
+        _method("store.get_all", GroupParams, reads, get_all, is_bulk=True),
         _method("store.count", GroupParams, reads, count),
         _method("store.delete_group", GroupParams, writes, delete_group),
-        _method("store.render", RenderParams, reads, render),
+        _method("store.render", RenderParams, reads, render, is_bulk=True),
     ]
 
 
-def _process_methods(processes: Processes, programs: Mapping[str, str | Path], root: Path) -> list[Method]:
+def _process_methods(
+    processes: Processes, programs: Mapping[str, str | Path | Program], root: Path
+) -> list[Method]:
     def starts(_caller: Caller, params: StartParams) -> Access:
         return ProgramAccess(params.command)
 
@@ -226,15 +250,22 @@ def _process_methods(processes: Processes, programs: Mapping[str, str | Path], r
         return ProcessAccess(params.process_id, processes.owner_of(params.process_id))
 
     async def start(caller: Caller, params: StartParams) -> ProcessStarted:
-        program = programs.get(params.command)
-        if program is None:
-            raise PermissionDenied(
-                module=caller.code,
-                permission="processes.start",
-                resource=params.command,
-                remedy="the app has not approved such a program (HostConfig.programs)",
+        def refusal(remedy: str) -> PermissionDenied:
+            return PermissionDenied(
+                module=caller.code, permission="processes.start", resource=params.command, remedy=remedy
             )
-        return ProcessStarted(await processes.start(Path(program), params.args, owner=caller.code, cwd=root))
+
+        approved = programs.get(params.command)
+        if approved is None:
+            raise refusal("the app has not approved such a program (HostConfig.programs)")
+        program = Program.of(approved)
+        if not program.allow_options and any(arg.startswith("-") for arg in params.args):
+            raise refusal("the app has not allowed arguments that begin with '-' (Program.allow_options)")
+        args = [*program.args, *params.args]
+        process_id = await processes.start(Path(program.path), args, owner=caller.code, cwd=root)
+        if caller.held is not None:
+            caller.held.started(process_id, params.command, processes.owner_of)
+        return ProcessStarted(process_id)
 
     async def wait(_caller: Caller, params: ProcessParams) -> ProcessResult:
         return await processes.wait(params.process_id)
@@ -249,20 +280,45 @@ def _process_methods(processes: Processes, programs: Mapping[str, str | Path], r
     ]
 
 
-def _log_method(limit: int) -> Method:
+def _log_method(limit: int, lines_per_s: int) -> Method:
+    said = _Said(lines_per_s)
+
     async def write(caller: Caller, params: LogParams) -> None:
-        extra = {
-            "coredeno_module": caller.code,
-            "coredeno_version": caller.version,
-            "coredeno_call": params.call,
-        }
-        # The text is a plugin's: it goes in as an argument, never as the format, and without control characters.
-        text = printable(params.message[:limit])
-        logging.getLogger(f"coredeno.plugin.{caller.code}").log(
-            _LOG_LEVELS[params.level], "%s", text, extra=extra
+        if not said.may_say_more(caller):
+            return
+        log_of_plugin(
+            caller.code,
+            caller.version,
+            _LOG_LEVELS[params.level],
+            printable(params.message[:limit]),
+            trace=caller.trace,
+            number=params.call,
         )
 
     return _method("log.write", LogParams, _open, write)
+
+
+class _Said:
+    """How much each module has said lately. What is dropped is told of a moment later, in one line."""
+
+    def __init__(self, lines_per_s: int) -> None:
+        self._lines_per_s = lines_per_s
+        self._rates: dict[str, LineRate] = {}
+
+    def may_say_more(self, caller: Caller) -> bool:
+        code = caller.code
+        loop = asyncio.get_running_loop()
+        rate = self._rates.get(code)
+        if rate is None:
+            rate = self._rates[code] = LineRate(self._lines_per_s)
+        if rate.passes(loop.time()):
+            return True
+        if rate.dropped == 1:
+            loop.call_later(_TELL_DROPPED_S, self._tell, code, caller.version)
+        return False
+
+    def _tell(self, code: str, version: str) -> None:
+        log_of_plugin(code, version, logging.WARNING, self._rates[code].take_dropped())
 
 
 def _health_method(store: Store) -> Method:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import overload
 
 from coredeno.errors import InvalidArgument, LimitExceeded
-from coredeno.interfaces import StoreBackend, StoreChange
+from coredeno.interfaces import StoreBackend, StoreChange, StoreQuota
 from coredeno.services import template as templates
 from coredeno.services.template import size_bytes
 
@@ -57,17 +58,25 @@ class Store:
         _check_key(key)
         return (await self._backend.read(group, (key,))).get(key, default)
 
-    async def set(self, group: str, key: str, value: str) -> None:
+    async def set(self, group: str, key: str, value: str, *, quota: StoreQuota | None = None) -> None:
         """Give a key this value, new or in place of its former one.
+
+        Args:
+            group: the group.
+            key: the key.
+            value: the new value.
+            quota: the most that the group may have then, whoever wrote it; None is no bound. What modules set has
+                that of `Limits`.
 
         Raises:
             InvalidArgument: a name, or the value, is not of the wanted form.
-            LimitExceeded: the value is larger than `value_bytes`.
+            LimitExceeded: the value is larger than `value_bytes`, or the group would have more than the quota.
+                Nothing changed.
         """
         _check_group(group)
         _check_key(key)
         self._check_size("value", value)
-        await self._backend.write((StoreChange(group=group, key=key, value=value),))
+        await self._backend.write((StoreChange(group=group, key=key, value=value),), quota=quota)
 
     async def delete(self, group: str, key: str) -> None:
         """Remove a key; harmless if there is none."""
@@ -75,10 +84,19 @@ class Store:
         _check_key(key)
         await self._backend.write((StoreChange(group=group, key=key),))
 
-    async def get_all(self, group: str) -> dict[str, str]:
-        """All values of a group, in the order of their keys (by code points); empty if there is none."""
+    async def get_all(self, group: str, *, limit_bytes: int | None = None) -> dict[str, str]:
+        """All values of a group, in the order of their keys (by code points); empty if there is none.
+
+        Args:
+            group: the group.
+            limit_bytes: the most that its keys and values may have, as UTF-8; None is no bound. For modules it is
+                about what one message holds.
+
+        Raises:
+            LimitExceeded: they have more; they were not read.
+        """
         _check_group(group)
-        return await self._backend.read(group)
+        return await self._backend.read(group, limit_bytes=limit_bytes)
 
     async def count(self, group: str) -> int:
         """How many keys a group has; 0 if there is no such group."""
@@ -104,10 +122,13 @@ class Store:
         _check_group(group)
         self._check_size("template", template)
         parsed = templates.parse(template)
-        values = await self._backend.read(group, templates.keys_of(parsed))
+        # What is rendered has each value at least once, and the template has each key.
+        limit_bytes = RENDERED_BYTES + size_bytes(template)
+        values = await self._backend.read(group, templates.keys_of(parsed), limit_bytes=limit_bytes)
         if templates.missing(parsed, group, values):
             # For the message alone: which keys there are instead.
-            values = await self._backend.read(group)
+            with suppress(LimitExceeded):
+                values = await self._backend.read(group, limit_bytes=limit_bytes)
             if error := templates.missing(parsed, group, values):
                 raise error
         return templates.fill(parsed, values, limit_bytes=RENDERED_BYTES)

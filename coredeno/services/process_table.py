@@ -1,9 +1,11 @@
 """`ProcessTable`: the programs that modules start, each in a session of its own, none outliving its owner.
 
 What is signalled is always the whole group: a program that starts others takes them with it. A program that
-makes a session of its own (as daemons do) leaves its group and is out of reach here, and nothing here ends
-the programs when the host itself is killed: PR_SET_PDEATHSIG would need a `preexec_fn`, which is not safe in
-a process with threads. Both want a launcher around the program.
+makes a session of its own (as daemons do) leaves its group and is out of reach here.
+
+Each program is started through `leash.py`, a process of Python that becomes it, since PR_SET_PDEATHSIG would need a
+`preexec_fn` otherwise, which is not safe in a process with threads. So on Linux a host that is killed takes its
+programs with it; what these have started themselves it does not.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import errno
 import os
 import secrets
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -48,12 +51,17 @@ _WINDOW_S = 0.05
 _WINDOW_BYTES = 1 << 20
 # HOME is no folder on purpose: one that a plugin can write to would let it configure programs (~/.gitconfig).
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
+_LEASH = Path(__file__).with_name("leash.py")
+_REPORT_BYTES = 16  # an `errno`, in digits
 _SHORT_OF = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.E2BIG})
 _NO_PROGRAM = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ELOOP})
 
 
 class ProcessTable:
     """The default `Processes`: asyncio subprocesses, no shell, stdin empty, the output drained for life.
+
+    On Linux each gets SIGKILL when the host ends, however that does, and never more rights than the host has: set-uid
+    programs such as sudo run without theirs. An app that is frozen into one program has no Python for that.
 
     The environment is PATH=/usr/bin:/bin, LANG=C.UTF-8 and HOME=/nonexistent, and nothing else. Of stdout and
     stderr the last 64 KiB each are kept. When a program has ended, what is left of its group is killed.
@@ -181,6 +189,7 @@ class _Child(asyncio.SubprocessProtocol):
         self._transport: asyncio.SubprocessTransport | None = None
         self._tails = {1: bytearray(), 2: bytearray()}
         self._doomed = False
+        self._exec_error: OSError | None = None
         self._exited = False
         self._killer: Timer | None = None
         self._closer: Timer | None = None
@@ -189,8 +198,37 @@ class _Child(asyncio.SubprocessProtocol):
         self._window_bytes = 0
 
     async def spawn(self, command: list[bytes], cwd: Path) -> None:
-        """Start it. Never cancelled half way: asyncio would then kill the leader and not its group."""
+        """Start it. Never cancelled half way: asyncio would then kill the leader and not its group.
+
+        Raises:
+            OSError: it could not be started; nothing of it is left.
+        """
+        # A frozen app's `sys.executable` is the app itself.
+        python = "" if getattr(sys, "frozen", False) else sys.executable
+        if not python:
+            await self._exec(command, cwd, ())
+            return
         try:
+            report, theirs = os.pipe()
+        except OSError:
+            self.ended.cancel()
+            raise
+        try:
+            try:
+                leash = [python, "-I", "-S", "-B", os.fspath(_LEASH), str(os.getpid()), str(theirs)]
+                await self._exec([*map(os.fsencode, leash), *command], cwd, (theirs,))
+            finally:
+                os.close(theirs)
+            await self._read_report(report)
+        finally:
+            os.close(report)
+        if self._exec_error is not None:
+            await asyncio.wait([self.ended])
+            raise self._exec_error
+
+    async def _exec(self, command: list[bytes], cwd: Path, descriptors: tuple[int, ...]) -> None:
+        try:
+            # On the loop's own thread: PR_SET_PDEATHSIG is about the thread that starts a process.
             await asyncio.get_running_loop().subprocess_exec(
                 lambda: self,
                 *command,
@@ -200,11 +238,31 @@ class _Child(asyncio.SubprocessProtocol):
                 cwd=os.fspath(cwd),
                 env=_ENVIRONMENT,
                 close_fds=True,
+                pass_fds=descriptors,
                 start_new_session=True,
             )
         except BaseException:
             self.ended.cancel()
             raise
+
+    async def _read_report(self, report: int) -> None:
+        """Wait until the program runs, is known not to be one that can, or is dead before."""
+        os.set_blocking(report, False)
+        loop = asyncio.get_running_loop()
+        is_read: asyncio.Future[None] = loop.create_future()
+
+        def read() -> None:
+            # Here and not where it is waited for: it comes before the end of the process, which asks for it.
+            loop.remove_reader(report)
+            try:
+                said = os.read(report, _REPORT_BYTES)
+                if said:
+                    self._exec_error = OSError(int(said), os.strerror(int(said)))
+            finally:
+                is_read.set_result(None)
+
+        loop.add_reader(report, read)
+        await is_read
 
     def stop(self) -> None:
         """SIGTERM to the group now, SIGKILL after the grace."""
@@ -249,6 +307,8 @@ class _Child(asyncio.SubprocessProtocol):
                 timer.cancel()
         self._close()
         out, err = (tail.decode(errors="replace") for tail in self._tails.values())
+        if self._exec_error is not None:
+            self.ended.cancel()
         if not self.ended.done():
             self.ended.set_result(ProcessResult(exit_code=self._exit_code(), stdout=out, stderr=err))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from coredeno.errors import UsageError
 from coredeno.permissions import Grants
 from coredeno.services.method import Method
@@ -46,10 +48,14 @@ class ServiceRegistry:
         """The names of all services."""
         return frozenset(self._methods)
 
-    def offered_to(self, grants: Grants) -> dict[str, dict[str, str]]:
-        """What a module with these grants finds under `core.services`: service → method → its kind."""
+    def offered_to(self, grants: Grants, optional: Iterable[str] = ()) -> dict[str, dict[str, str]]:
+        """What a module with these grants finds under `core.services`: service → method → its kind.
+
+        `optional` names services that it may come to use while it runs.
+        """
+        offered = {*grants.services, *optional}
         return {
             name: dict.fromkeys(sorted(methods), "unary")
             for name, methods in sorted(self._methods.items())
-            if name in grants.services
+            if name in offered
         }

@@ -1,48 +1,36 @@
 """`RootedFiles`: the files beneath one folder, reached by descriptors so that no path can lead out of it.
 
-Each path is walked one component at a time with `openat` and O_NOFOLLOW, and what is decided is decided on
-the descriptor that was opened. Between two steps a component may be swapped for a symlink; the next `openat`
-then fails, it never follows. Hard links are left alone: a plugin cannot make one, and a write replaces the
-name only, so the other names of the old file keep the old content.
+What is decided is decided on the descriptor that was opened; how one is opened is in `beneath.py`. POSIX only.
 
-All disk work runs in the loop's default thread pool. POSIX only.
+Hard links: a file in the root that has another name outside is the app's own doing (a plugin cannot make one), so it
+is read like any other. A write replaces the name only, so what the other name leads to keeps its content.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path, PurePath
 
-from coredeno.errors import (
-    FailedPrecondition,
-    InvalidArgument,
-    LimitExceeded,
-    NotFound,
-    RequestError,
-    UsageError,
-)
+from coredeno.errors import FailedPrecondition, LimitExceeded, NotFound, RequestError, UsageError
 from coredeno.interfaces import FileEntry
-from coredeno.permissions import normalise_path
+from coredeno.services.beneath import FOLDER, Opening, best_opening, require_disk
+from coredeno.services.descriptors import (
+    CHUNK_BYTES,
+    PLAIN_FILE,
+    make_folders,
+    opened,
+    opened_folder,
+    replace_in,
+    require_plain,
+)
+from coredeno.services.file_names import TEMPORARY, decoded_name, split_path
+from coredeno.services.threads import RunInThread, in_thread
 
-_T = TypeVar("_T")
-
-TEMPORARY = ".coredeno-tmp-"
-"""How the names of files being written begin. No path may name them, no list shows them."""
-
-_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-FOLDER = _ROOT | os.O_NOFOLLOW
-# O_NONBLOCK: opening a fifo would wait for its writer for ever. O_NOCTTY: no terminal may become ours.
-PLAIN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-CHUNK_BYTES = 1 << 20
-
-# ELOOP is what O_NOFOLLOW says of a symlink (with O_DIRECTORY, Linux says ENOTDIR).
+# ELOOP is what is said of a symlink (with O_DIRECTORY, `openat` of Linux says ENOTDIR).
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _EXHAUSTED = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMLINK, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -56,23 +44,45 @@ class RootedFiles:
     `LimitExceeded`; no right, a read-only or broken disk: `FailedPrecondition`), and a path that the gate
     should have refused is refused here again, by the same rules, with `InvalidArgument`.
 
+    Volumes that are mounted beneath the root are part of it. What the kernel makes up (/proc, /sys and the like,
+    wherever they are mounted) counts as not found.
+
     Cancellation: work that has not begun is dropped; work that has begun is waited for (so no write lands
     after a later one), then the cancellation goes on. A cancelled `write` has replaced the file or left it.
 
     Args:
-        root: an absolute path. Symlinks on the way to it are followed, it is the app's own; it is opened anew
-            by each operation, so it may be made later.
+        root: an absolute path, not `/`. Symlinks on the way to it are followed, it is the app's own; it is opened
+            anew by each operation, so it may be made later.
         entries_limit: the most entries that `list` gives; a folder with more is `LimitExceeded`.
+        hidden: the name of a folder in the root that nobody reaches, whatever else it may be called on a file
+            system that holds several spellings to be the same; None hides nothing.
+        opening: how paths are resolved; None is the best way that this kernel is seen to have, at the first use.
+        run: where the disk work is done; `in_thread` is the loop's default pool.
 
     Raises:
-        UsageError: `root` is not absolute.
+        UsageError: `root` is not absolute, or is `/`.
     """
 
-    def __init__(self, root: Path, *, entries_limit: int = 100_000) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        entries_limit: int = 10_000,
+        hidden: str | None = None,
+        opening: Opening | None = None,
+        run: RunInThread = in_thread,
+    ) -> None:
         if not root.is_absolute():
             raise UsageError(f"root of files: {str(root)!r} is relative, wanted an absolute path")
+        if len(PurePath(os.path.normpath(root)).parts) == 1:
+            raise UsageError(
+                f"root of files: {str(root)!r} is the whole machine, wanted a folder of the app's"
+            )
         self._root = root
         self._entries_limit = entries_limit
+        self._hidden = hidden
+        self._chosen = opening
+        self._run = run
 
     async def read(self, path: str, *, limit_bytes: int) -> bytes:
         """The whole plain file; a file that grows while it is read is still held to `limit_bytes`.
@@ -82,7 +92,7 @@ class RootedFiles:
         """
         parts = split_path(path)
         with _as_request_errors("read", path):
-            return await in_thread(lambda: _read(self._root, parts, limit_bytes))
+            return await self._run(lambda: self._read(parts, limit_bytes))
 
     async def write(self, path: str, data: bytes) -> None:
         """Replace or make the file; when it returns, file and name are on the disk (fsync of both).
@@ -98,7 +108,7 @@ class RootedFiles:
         """
         parts = split_path(path)
         with _as_request_errors("write", path, absent=FailedPrecondition):
-            await in_thread(lambda: _write(self._root, parts, data))
+            await self._run(lambda: self._write(parts, data))
 
     async def list(self, path: str) -> list[FileEntry]:
         """The plain files and folders in a folder, by name (code points); never symlinks, fifos and the like.
@@ -107,11 +117,11 @@ class RootedFiles:
 
         Raises:
             InvalidArgument, NotFound, FailedPrecondition: see the class and `Files.list`.
-            LimitExceeded: it has more than `entries_limit` entries.
+            LimitExceeded: it has more than `entries_limit` entries; so many are looked at, and no more.
         """
         parts = split_path(path)
         with _as_request_errors("list", path):
-            return await in_thread(lambda: _list(self._root, parts, self._entries_limit))
+            return [*await self._run(lambda: self._list(parts))]
 
     async def delete(self, path: str) -> None:
         """Remove a plain file, or an empty folder; when it returns, that is on the disk.
@@ -124,176 +134,102 @@ class RootedFiles:
         """
         parts = split_path(path)
         with _as_request_errors("delete", path):
-            await in_thread(lambda: _delete(self._root, parts))
+            await self._run(lambda: self._delete(parts))
+
+    @property
+    def _opening(self) -> Opening:
+        if self._chosen is None:  # only now: asking the kernel is for a thread to do
+            self._chosen = best_opening()
+        return self._chosen
+
+    @contextmanager
+    def _folder(self, parts: Sequence[str], *, make: bool = False) -> Iterator[int]:
+        with ExitStack() as stack:
+            folder = stack.enter_context(opened_folder(self._root))
+            # What is hidden is known by the descriptor of the first folder on the way, so that has to be had.
+            steps = [parts] if self._hidden is None else [parts[:1], parts[1:]]
+            for step in filter(None, steps):
+                above, folder = folder, self._entered(folder, step, make=make)
+                stack.callback(os.close, folder)
+                if step is steps[0] and self._is_hidden(folder, above):
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            require_disk(folder)
+            yield folder
+
+    def _entered(self, above: int, parts: Sequence[str], *, make: bool) -> int:
+        try:
+            return self._opening(above, parts, FOLDER)
+        except FileNotFoundError:
+            if not make:
+                raise
+            return make_folders(above, parts)
+
+    def _is_hidden(self, folder: int, root: int) -> bool:
+        if self._hidden is None:
+            return False
+        try:
+            hidden = os.stat(self._hidden.encode(), dir_fd=root, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(hidden, os.fstat(folder))
+
+    def _read(self, parts: Sequence[str], limit_bytes: int) -> bytes:
+        if not parts:
+            raise FailedPrecondition("is a folder, wanted a file")
+        with self._folder(parts[:-1]) as above:
+            file = self._opening(above, parts[-1:], PLAIN_FILE)
+        try:
+            return _all_of(file, limit_bytes)
+        finally:
+            os.close(file)
+
+    def _write(self, parts: Sequence[str], data: bytes) -> None:
+        if not parts:
+            raise FailedPrecondition("is a folder, wanted a file")
+        with self._folder(parts[:-1], make=True) as above:
+            replace_in(above, parts[-1], data)
+
+    def _list(self, parts: Sequence[str]) -> Sequence[FileEntry]:
+        try:
+            with self._folder(parts) as folder:
+                return sorted(_entries(folder, self._entries_limit), key=lambda entry: entry.name)
+        except NotADirectoryError:
+            if not parts:
+                raise
+            with self._folder(parts[:-1]) as above:
+                status = os.stat(parts[-1].encode(), dir_fd=above, follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                raise
+            raise FailedPrecondition("is no folder") from None
+
+    def _delete(self, parts: Sequence[str]) -> None:
+        if not parts:
+            raise FailedPrecondition("is the root itself, wanted something in it")
+        with self._folder(parts[:-1]) as above:
+            name = parts[-1].encode()
+            status = os.stat(name, dir_fd=above, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                _remove_folder(parts[-1], above)
+            elif stat.S_ISLNK(status.st_mode):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            else:
+                require_plain(status)
+                os.unlink(name, dir_fd=above)
+            os.fsync(above)
 
 
-def split_path(path: str) -> list[str]:
-    """The components of a path beneath the root; none for `.`, the root itself. Pure.
-
-    Raises:
-        InvalidArgument: `normalise_path` refuses it, or a name begins as those of files being written do.
-    """
-    normal = normalise_path(path)
-    parts = [] if normal == "." else normal.split("/")
-    if any(part.startswith(TEMPORARY) for part in parts):
-        raise InvalidArgument(f"path {path!r}: names that begin with {TEMPORARY!r} are coredeno's own")
-    return parts
-
-
-def decoded_name(entry: os.DirEntry[str]) -> str | None:
-    """The entry's name, whatever the locale; None if no path can name it (not UTF-8, a backslash …)."""
-    name = os.fsencode(entry.name).decode(errors="surrogateescape")
-    try:
-        return name if split_path(name) == [name] else None
-    except InvalidArgument:
-        return None
-
-
-async def in_thread(work: Callable[[], _T]) -> _T:
-    """Run `work` in the loop's default thread pool.
-
-    Cancellation: work that still waits for a thread never runs; work that has begun is waited for, however
-    often the caller is cancelled, and then `CancelledError` is raised. So nothing runs on behind the caller.
-    """
-    begun = given_up = False
-
-    def run() -> _T:
-        nonlocal begun
-        begun = True  # before the look at `given_up`: one of the two sides always sees the other
-        if given_up:
-            raise RuntimeError("given up before it began")
-        return work()
-
-    future = asyncio.get_running_loop().run_in_executor(None, run)
-    try:
-        await asyncio.wait([future])
-    except asyncio.CancelledError:
-        given_up = True
-        if not begun:
-            future.cancel()
-        while not future.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()  # so that asyncio does not report it as never looked at
-        raise
-    return future.result()
-
-
-@contextmanager
-def opened(name: str, flags: int, mode: int = 0, *, above: int) -> Iterator[int]:
-    """A descriptor of `name` in the folder `above`, closed at the end. Blocks.
-
-    Raises:
-        OSError: as `os.open`.
-    """
-    descriptor = os.open(name.encode(), flags, mode, dir_fd=above)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def opened_folder(root: Path, parts: Sequence[str] = (), *, make: bool = False) -> Iterator[int]:
-    """A descriptor of the folder `parts` beneath `root`, reached without following a symlink. Blocks.
-
-    With `make`, missing folders beneath `root` are made, durably; those that were made stay.
-
-    Raises:
-        OSError: ENOENT, or ENOTDIR for a component that is a file or symlink, or as `os.open` and `os.mkdir`.
-    """
-    current = os.open(root, _ROOT)
-    try:
-        for part in parts:
-            below = _entered(part.encode(), current, make=make)
-            above, current = current, below
-            os.close(above)
-        yield current
-    finally:
-        os.close(current)
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of `data`; the system may take it in pieces. Blocks.
-
-    Raises:
-        OSError: as `os.write`; a part may have been written.
-    """
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _entered(name: bytes, above: int, *, make: bool) -> int:
-    try:
-        return os.open(name, FOLDER, dir_fd=above)
-    except FileNotFoundError:
-        if not make:
-            raise
-    with suppress(FileExistsError):
-        os.mkdir(name, 0o755, dir_fd=above)
-        os.fsync(above)
-    return os.open(name, FOLDER, dir_fd=above)
-
-
-def _read(root: Path, parts: list[str], limit_bytes: int) -> bytes:
-    if not parts:
-        raise FailedPrecondition("is a folder, wanted a file")
-    with opened_folder(root, parts[:-1]) as above, opened(parts[-1], PLAIN_FILE, above=above) as file:
-        status = os.fstat(file)
-        _require_plain(status)
-        if status.st_size > limit_bytes:
-            raise LimitExceeded(f"has {status.st_size} bytes, wanted at most {limit_bytes}")
-        data = os.read(file, status.st_size + 1)
-        while len(data) <= limit_bytes and (more := os.read(file, CHUNK_BYTES)):
-            data += more  # it has grown since, or the file system answers in pieces
+def _all_of(file: int, limit_bytes: int) -> bytes:
+    status = os.fstat(file)
+    require_plain(status)
+    require_disk(file)
+    if status.st_size > limit_bytes:
+        raise LimitExceeded(f"has {status.st_size} bytes, wanted at most {limit_bytes}")
+    data = os.read(file, status.st_size + 1)
+    while len(data) <= limit_bytes and (more := os.read(file, CHUNK_BYTES)):
+        data += more  # it has grown since, or the file system answers in pieces
     if len(data) > limit_bytes:
         raise LimitExceeded(f"has grown, wanted at most {limit_bytes} bytes")
     return data
-
-
-def _write(root: Path, parts: list[str], data: bytes) -> None:
-    if not parts:
-        raise FailedPrecondition("is a folder, wanted a file")
-    with opened_folder(root, parts[:-1], make=True) as above:
-        name = parts[-1].encode()
-        mode: int | None = None
-        with suppress(FileNotFoundError):
-            status = os.stat(name, dir_fd=above, follow_symlinks=False)
-            _require_plain(status)
-            mode = stat.S_IMODE(status.st_mode) & 0o666
-        _replace(name, data, mode, above)
-        os.fsync(above)
-
-
-def _replace(name: bytes, data: bytes, mode: int | None, above: int) -> None:
-    temporary = f"{TEMPORARY}{os.urandom(8).hex()}"
-    with opened(temporary, NEW_FILE, 0o644 if mode is None else 0o600, above=above) as file:
-        try:
-            if mode is not None:
-                os.fchmod(file, mode)
-            write_all(file, data)
-            os.fsync(file)
-            os.rename(temporary.encode(), name, src_dir_fd=above, dst_dir_fd=above)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary.encode(), dir_fd=above)
-            raise
-
-
-def _list(root: Path, parts: list[str], limit: int) -> list[FileEntry]:
-    try:
-        with opened_folder(root, parts) as folder:
-            return sorted(_entries(folder, limit), key=lambda entry: entry.name)
-    except NotADirectoryError:
-        if not parts:
-            raise
-        with opened_folder(root, parts[:-1]) as above:
-            status = os.stat(parts[-1].encode(), dir_fd=above, follow_symlinks=False)
-        if stat.S_ISLNK(status.st_mode):
-            raise
-        raise FailedPrecondition("is no folder") from None
 
 
 def _entries(folder: int, limit: int) -> Iterator[FileEntry]:
@@ -302,8 +238,8 @@ def _entries(folder: int, limit: int) -> Iterator[FileEntry]:
         for entry in entries:
             count += 1
             if count > limit:
-                raise LimitExceeded(f"has more than {limit} entries")
-            name = decoded_name(entry)
+                raise LimitExceeded(f"has more than {limit:,} entries")
+            name = decoded_name(os.fsencode(entry.name))
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:  # removed since
@@ -311,22 +247,6 @@ def _entries(folder: int, limit: int) -> Iterator[FileEntry]:
             is_dir = stat.S_ISDIR(status.st_mode)
             if name is not None and (is_dir or stat.S_ISREG(status.st_mode)):
                 yield FileEntry(name=name, is_dir=is_dir, size=0 if is_dir else status.st_size)
-
-
-def _delete(root: Path, parts: list[str]) -> None:
-    if not parts:
-        raise FailedPrecondition("is the root itself, wanted something in it")
-    with opened_folder(root, parts[:-1]) as above:
-        name = parts[-1].encode()
-        status = os.stat(name, dir_fd=above, follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode):
-            _remove_folder(parts[-1], above)
-        elif stat.S_ISLNK(status.st_mode):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        else:
-            _require_plain(status)
-            os.unlink(name, dir_fd=above)
-        os.fsync(above)
 
 
 def _remove_folder(name: str, above: int) -> None:
@@ -341,13 +261,6 @@ def _remove_folder(name: str, above: int) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(left, dir_fd=folder)
     os.rmdir(name.encode(), dir_fd=above)
-
-
-def _require_plain(status: os.stat_result) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise FailedPrecondition("is a folder, wanted a file")
-    if not stat.S_ISREG(status.st_mode):
-        raise FailedPrecondition("is no plain file")
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from coredeno.errors import UsageError
+from coredeno.denied_addresses import denied_addresses
+from coredeno.errors import InvalidArgument, UsageError
 from coredeno.interfaces import LaunchOrder
 from coredeno.wire.codes import RUNTIME_FOLDER
 
@@ -37,7 +38,7 @@ def command_line(deno: Path, order: LaunchOrder) -> list[str]:
     """The whole command line. Everything that is not named here is denied.
 
     Raises:
-        UsageError: a path has a comma or a control character, which would split or change a list.
+        UsageError: a path has a comma or a control character, which would split or change a list, or a host is none.
     """
     own = deno_socket(order)
     unix = [f"unix:{order.core_socket}", f"unix:{own}"]
@@ -46,13 +47,33 @@ def command_line(deno: Path, order: LaunchOrder) -> list[str]:
         str(deno),
         "run",
         *_FLAGS,
-        f"--v8-flags=--max-old-space-size={order.heap_mb}",
+        f"--v8-flags=--max-old-space-size={order.heap_mb},--max-semi-space-size={_semi_space_mb(order.heap_mb)}",
         f"--allow-read={_joined(reads)}",
         f"--allow-net={_joined([*unix, *order.worker.net])}",
+        *_denied(order.worker.net),
         # A socket cannot be made or joined without; main revokes it once both wires stand.
         f"--allow-write={_joined([order.core_socket, own])}",
         str(RUNTIME_FOLDER / "main.ts"),
     ]
+
+
+def _semi_space_mb(heap_mb: int) -> int:
+    """How large V8 may make the three spaces for what is new, in each of our two heaps (main's and the Worker's).
+
+    It makes them as large as it may under a steady load, 32 MiB each by default, garbage for the most part; and all of
+    that counts as the module's memory. So they get three eighths of what it may use. More than 16 MiB gains nothing.
+    """
+    return max(1, min(heap_mb // 16, 16))
+
+
+def _denied(net: tuple[str, ...]) -> list[str]:
+    if not net:
+        return []  # then nothing is allowed that could lead anywhere
+    try:
+        # A Worker has no list of its own for this, but it never gets more than its process has.
+        return [f"--deny-net={_joined([*denied_addresses(net)])}"]
+    except InvalidArgument as error:
+        raise UsageError(f"launch: {error}") from None
 
 
 def environment(order: LaunchOrder) -> dict[str, str]:

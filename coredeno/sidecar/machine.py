@@ -17,12 +17,16 @@ from enum import Enum
 import msgspec
 
 from coredeno.errors import CoreDenoError, ProtocolError, SidecarExited
+from coredeno.events import KillCause
 from coredeno.interfaces import SidecarExit, SidecarReady
 from coredeno.sidecar.command import PROTOCOL
 from coredeno.sidecar.deno import check_version
+from coredeno.wire.text import printable
 
 # A process that dies closes its sockets a moment before its exit can be seen; its exit says more.
 LINK_LOST_WAIT_S = 0.5
+LIMIT_REASON = 500
+"""Characters of the reason of a kill, to which a plugin may have its say."""
 
 _EXIT_REASONS = {
     0: "it ended by itself",
@@ -122,7 +126,14 @@ class AskShutdown(msgspec.Struct, frozen=True):
 
 
 class Kill(msgspec.Struct, frozen=True):
-    """SIGKILL its process group (or stop launching it)."""
+    """SIGKILL its process group (or stop launching it).
+
+    `reason` is one line, bounded and printable. `has_ended` says that it had ended by itself, as far as is known.
+    """
+
+    cause: KillCause
+    reason: str
+    has_ended: bool = False
 
 
 class AnnounceReady(msgspec.Struct, frozen=True):
@@ -150,6 +161,7 @@ class SidecarMachine:
         self._error: CoreDenoError | None = None
         self._asked = False
         self._has_process = False
+        self._kill: Kill | None = None
 
     def begin(self) -> list[Instruction]:
         """What to do besides launching it."""
@@ -173,7 +185,8 @@ class SidecarMachine:
         if self._has_process:
             return []
         self._has_process = True
-        return [Watch(), Kill()]
+        assert self._kill is not None
+        return [Watch(), self._kill]
 
     def _ready_said(self, event: Event) -> list[Instruction]:
         assert isinstance(event, ReadySaid)
@@ -182,12 +195,13 @@ class SidecarMachine:
             return self._die(
                 ProtocolError(
                     f"{self._name}: speaks protocol {ready.protocol}, wanted {PROTOCOL}: is its runtime ours?"
-                )
+                ),
+                "start",
             )
         try:
             check_version(ready.deno, allow_untested=self._allow_untested)
         except CoreDenoError as error:
-            return self._die(error)
+            return self._die(error, "start")
         self.state = State.CONNECTING
         return [Connect()]
 
@@ -198,7 +212,9 @@ class SidecarMachine:
     def _failed(self, event: Event) -> list[Instruction]:
         assert isinstance(event, StepFailed)
         if event.alive or self._has_process:
-            return self._die(event.error)
+            cause: KillCause = "protocol" if isinstance(event.error, ProtocolError) else "start"
+            has_ended = isinstance(event.error, SidecarExited) and event.error.exit_code is not None
+            return self._die(event.error, cause, has_ended=has_ended)
         self._error = event.error
         return self._end()
 
@@ -208,7 +224,7 @@ class SidecarMachine:
 
     def _broken(self, event: Event) -> list[Instruction]:
         assert isinstance(event, Broken)
-        return self._die(event.error)
+        return self._die(event.error, cause_of(event.error))
 
     def _start_timed_out(self, _event: Event) -> list[Instruction]:
         where = self.state.value
@@ -216,7 +232,8 @@ class SidecarMachine:
             SidecarExited(
                 reason=f"{self._name} was not ready after {self._start_timeout_s:g} s ({where})",
                 exit_code=None,
-            )
+            ),
+            "start",
         )
 
     def _link_lost(self, _event: Event) -> list[Instruction]:
@@ -227,16 +244,22 @@ class SidecarMachine:
         assert isinstance(event, StopAsked)
         self._asked = True
         if self.state is not State.READY:
-            return self._die(None)
+            return self._die(None, "stop", f"{self._name} was not wanted any more ({self.state.value})")
         self.state = State.STOPPING
         return [SetTimer(event.grace_s), AskShutdown(event.grace_s)]
 
-    def _kill(self, _event: Event) -> list[Instruction]:
-        return self._die(self._error)
+    def _stop_timed_out(self, _event: Event) -> list[Instruction]:
+        return self._die(None, "stop", f"{self._name} did not end when it was asked to")
+
+    def _broken_while_stopping(self, event: Event) -> list[Instruction]:
+        assert isinstance(event, Broken)
+        return self._die(None, cause_of(event.error), str(event.error))
 
     def _kill_unlinked(self, _event: Event) -> list[Instruction]:
+        if self._kill is not None:
+            return [self._kill]
         lost = SidecarExited(reason=f"{self._name} closed its connection", exit_code=None)
-        return self._die(self._error or lost)
+        return self._die(lost, "lost")
 
     def _exited(self, event: Exited) -> list[Instruction]:
         if self.state is State.ENDED:
@@ -244,13 +267,22 @@ class SidecarMachine:
         if not self._asked and (self._error is None or isinstance(self._error, SidecarExited)):
             code = event.exit.exit_code
             reason = self._error.reason if self._error else f"{self._name}: {exit_reason(code)}"
-            self._error = SidecarExited(reason=reason, exit_code=code, stderr_tail=event.exit.stderr_tail)
+            self._error = SidecarExited(
+                reason=reason,
+                exit_code=code,
+                stderr_tail=event.exit.stderr_tail,
+                cause=self._error.cause if self._error else "other",
+                module=self._error.module if self._error else "",
+            )
         return self._end()
 
-    def _die(self, error: CoreDenoError | None) -> list[Instruction]:
+    def _die(
+        self, error: CoreDenoError | None, cause: KillCause, reason: str = "", *, has_ended: bool = False
+    ) -> list[Instruction]:
         self._error = error
         self.state = State.DYING
-        return [SetTimer(None), Kill()]
+        self._kill = Kill(cause, _shown(reason or str(error)), has_ended)
+        return [SetTimer(None), self._kill]
 
     def _end(self) -> list[Instruction]:
         self.state = State.ENDED
@@ -260,6 +292,17 @@ class SidecarMachine:
 def exit_reason(code: int) -> str:
     """What an exit code means, in words."""
     return _EXIT_REASONS.get(code) or (f"signal {-code} ended it" if code < 0 else "it ended by itself")
+
+
+def cause_of(error: CoreDenoError) -> KillCause:
+    """For what a sidecar is killed, by the error that says why."""
+    if isinstance(error, SidecarExited):
+        return error.cause
+    return "protocol" if isinstance(error, ProtocolError) else "other"
+
+
+def _shown(reason: str) -> str:
+    return printable(reason[:LIMIT_REASON], one_line=True)[:LIMIT_REASON]
 
 
 _Handler = Callable[[SidecarMachine, Event], list[Instruction]]
@@ -273,8 +316,8 @@ _TABLE: dict[tuple[State, type[Event]], _Handler] = {
     (State.HANDSHAKING, ReadySaid): _M._ready_said,
     (State.CONNECTING, Connected): _M._connected,
     **{(state, LinkLost): _M._link_lost for state in (State.CONNECTING, State.READY)},
-    (State.STOPPING, TimePassed): _M._kill,
-    (State.STOPPING, Broken): _M._kill,
+    (State.STOPPING, TimePassed): _M._stop_timed_out,
+    (State.STOPPING, Broken): _M._broken_while_stopping,
     (State.DYING, TimePassed): _M._kill_unlinked,
     (State.DYING, Launched): _M._launched_too_late,
     (State.DYING, StepFailed): _M._not_launched,

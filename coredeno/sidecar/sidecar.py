@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from coredeno.errors import CoreDenoError, InternalError, SidecarExited
-from coredeno.interfaces import Clock, HostDoor, Launcher, LaunchOrder, SidecarProcess, Timer
+from coredeno.interfaces import Clock, HostDoor, Launcher, LaunchOrder, SidecarProcess, SidecarReady, Timer
 from coredeno.sidecar import machine
 from coredeno.sidecar.machine import SidecarMachine, State
 from coredeno.sidecar.rpc import RpcClient
@@ -30,6 +30,7 @@ class Sidecar:
         lifecycle: SidecarMachine,
         on_pid: Callable[[int], None],
         on_notification: Callable[[str, msgspec.Raw], None],
+        on_kill: Callable[[machine.Kill], None],
         on_down: Callable[[CoreDenoError], None],
         on_end: Callable[[CoreDenoError | None], None],
     ) -> None:
@@ -43,11 +44,13 @@ class Sidecar:
             lifecycle: decides what is done with it.
             on_pid: told its process id as soon as there is one.
             on_notification: given what it says of itself on the JSON-RPC wire.
+            on_kill: called once, when its process is killed, before anybody else hears of it.
             on_down: called when it is killed for what it did, before those who wait for its answers hear of it.
             on_end: called once when it is gone, with the reason (None if it was asked to end).
         """
         self.order = order
         self.pid: int = 0
+        self.said: SidecarReady | None = None  # when it was ready to be connected to
         self.rpc: RpcClient = RpcClient(
             limit_bytes=order.message_bytes,
             clock=clock,
@@ -60,6 +63,7 @@ class Sidecar:
         self._clock = clock
         self._machine = lifecycle
         self._on_pid = on_pid
+        self._on_kill: Callable[[machine.Kill], None] | None = on_kill
         self._on_down = on_down
         self._on_end = on_end
         self._process: SidecarProcess | None = None
@@ -68,12 +72,22 @@ class Sidecar:
         self._launching: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = loop.create_future()
-        self._ended: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[CoreDenoError] = loop.create_future()
 
     @property
     def alive(self) -> bool:
         """Whether it can be used, or soon can."""
         return self._machine.state in (State.LAUNCHING, State.HANDSHAKING, State.CONNECTING, State.READY)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be used now."""
+        return self._machine.state is State.READY
+
+    @property
+    def state(self) -> str:
+        """Where it is in its life, such as `ready`; see `machine.State`."""
+        return self._machine.state.value
 
     def begin(self) -> None:
         """Launch it."""
@@ -93,9 +107,13 @@ class Sidecar:
         self._handle(machine.StopAsked(grace_s))
         await asyncio.shield(self._ended)
 
+    async def ended(self) -> CoreDenoError:
+        """Wait until it is gone, and give why; for one that was asked to end, a `SidecarExited` that says so."""
+        return await asyncio.shield(self._ended)
+
     def broken(self, error: CoreDenoError) -> None:
         """Kill it: it broke the wire's rules, or is of no more use."""
-        was_up = self._machine.state is State.READY
+        was_up = self.is_ready
         self._handle(machine.Broken(error))
         if was_up:
             self._on_down(error)
@@ -119,16 +137,19 @@ class Sidecar:
                 case machine.AskShutdown(grace_s):
                     self._spawn(self._ask_shutdown(grace_s))
                 case machine.Kill():
-                    self._kill()
+                    self._kill(instruction)
                 case machine.AnnounceReady():
                     if not self._ready.done():
                         self._ready.set_result(None)
                 case machine.AnnounceEnd(error):
                     self._announce_end(error)
 
-    def _kill(self) -> None:
+    def _kill(self, kill: machine.Kill) -> None:
         if self._process is not None:
             self._process.kill()
+            tell, self._on_kill = self._on_kill, None
+            if tell is not None and not kill.has_ended:
+                tell(kill)
         elif self._launching is not None:
             self._launching.cancel()
 
@@ -142,7 +163,7 @@ class Sidecar:
             if task is not asyncio.current_task():
                 task.cancel()
         if not self._ended.done():
-            self._ended.set_result(None)
+            self._ended.set_result(reason)
         self._on_end(error)
 
     def _set_timer(self, delay_s: float | None) -> None:
@@ -187,7 +208,8 @@ class Sidecar:
 
     async def _await_ready(self) -> None:
         assert self._process is not None
-        self._handle(machine.ReadySaid(await self._process.ready()))
+        self.said = await self._process.ready()
+        self._handle(machine.ReadySaid(self.said))
 
     async def _watch(self) -> None:
         assert self._process is not None

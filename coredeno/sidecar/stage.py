@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from coredeno.services.rooted_files import in_thread
+from coredeno.disk import remove
+from coredeno.errors import SidecarError
+from coredeno.services.threads import in_thread
 
 
 class Stage:
@@ -30,15 +33,19 @@ class Stage:
         Args:
             cache: what `keep_cache` kept, copied into the new `DENO_DIR` if it is there: compiling our own
                 runtime anew costs each sidecar tens of milliseconds.
+
+        Raises:
+            SidecarError: they cannot be made (disk full, no right).
         """
 
         def make() -> Path:
-            self._base.mkdir(mode=0o700)
-            if cache.is_dir():
-                shutil.copytree(cache, self.deno_dir, ignore=_links)
-            else:
-                self.deno_dir.mkdir(mode=0o700)
-            self.folder.mkdir(mode=0o700)
+            with _writing():
+                self._base.mkdir(mode=0o700)
+                if cache.is_dir():
+                    shutil.copytree(cache, self.deno_dir, ignore=_links)
+                else:
+                    self.deno_dir.mkdir(mode=0o700)
+                self.folder.mkdir(mode=0o700)
             return self._next_place()
 
         return await in_thread(make)
@@ -59,30 +66,34 @@ class Stage:
         await in_thread(keep)
 
     async def place(self) -> Path:
-        """Make one more place for a module."""
+        """Make one more place for a module.
+
+        Raises:
+            SidecarError: it cannot be made (disk full, no right).
+        """
         return await in_thread(self._next_place)
 
     async def remove(self) -> None:
         """Remove everything. Harmless twice."""
-        await in_thread(lambda: remove_folder(self._base))
+        await in_thread(lambda: remove(self._base))
 
     def _next_place(self) -> Path:
         place = self.folder / str(self._places)
         self._places += 1
-        place.mkdir(mode=0o700)
+        with _writing():
+            place.mkdir(mode=0o700)
         return place
 
 
-def remove_folder(folder: Path) -> None:
-    """Remove a folder and all in it, folders without the write bit too. Harmless if it does not exist."""
-
-    def retry(_function: object, path: str, _error: object) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)  # noqa: PTH101, PTH120
-            os.chmod(path, 0o700)  # noqa: PTH101
-            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)  # noqa: PTH108, PTH112
-
-    shutil.rmtree(folder, onerror=retry)
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except shutil.Error as error:  # a list: source, target and problem of each file
+        problem = str(error.args[0][0][2]).partition(": '")[0]  # both paths come after it
+        raise SidecarError(f"stage of a sidecar: cannot be written: {problem}") from error
+    except OSError as error:
+        raise SidecarError(f"stage of a sidecar: cannot be written: {error.strerror}") from error
 
 
 def _links(folder: str, names: list[str]) -> list[str]:

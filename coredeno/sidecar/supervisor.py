@@ -12,12 +12,19 @@ import msgspec
 
 from coredeno.config import HostConfig
 from coredeno.errors import CoreDenoError, ProtocolError, UsageError
-from coredeno.interfaces import Clock, Launcher, LaunchOrder, SessionReceiver, SidecarWorker
-from coredeno.sidecar.machine import SidecarMachine
+from coredeno.events import Event, SidecarKilled
+from coredeno.health import SidecarHealth
+from coredeno.interfaces import Clock, Launcher, LaunchOrder, SessionReceiver, SidecarReady, SidecarWorker
+from coredeno.sidecar.homes import Home, Need, Place, SharedHome, home_of, look_at
+from coredeno.sidecar.machine import Kill, SidecarMachine
 from coredeno.sidecar.sidecar import Sidecar
 from coredeno.sidecar.stage import Stage
+from coredeno.sidecar.vitals import Vitals
+from coredeno.sidecar.watch import SidecarWatch
 
 _log = logging.getLogger("coredeno.sidecar")
+# A sidecar may die just as a module comes to it, and that is no fault of the module. One after another does not.
+_SIDECARS_TRIED = 3
 
 
 class TokenOffice(Protocol):
@@ -38,50 +45,6 @@ class TokenOffice(Protocol):
     def open_session(self, token: str, send: Callable[..., None]) -> SessionReceiver:
         """A Session for launchers that need no socket."""
         ...
-
-
-class Need(msgspec.Struct, frozen=True):
-    """What a module's sidecar must be like. Modules of one group and one need may share one, if sharing is on.
-
-    Attributes:
-        group: the trust group.
-        net: the hosts that its Worker may reach.
-        heap_mb: the limit of its JavaScript heap, in MiB.
-    """
-
-    group: str
-    net: tuple[str, ...]
-    heap_mb: int
-
-
-class Place:
-    """Where one module lives: a sidecar, and the folder that its Worker may read."""
-
-    def __init__(self, home: Home, root: Path) -> None:
-        self.home = home
-        self.root = root
-
-    @property
-    def sidecar(self) -> Sidecar:
-        """The sidecar."""
-        return self.home.sidecar
-
-    @property
-    def token(self) -> str:
-        """The token of the sidecar."""
-        return self.home.sidecar.order.token
-
-
-class Home:
-    """One sidecar, its stage, and the places taken in it."""
-
-    def __init__(self, sidecar: Sidecar, stage: Stage, first: Path) -> None:
-        self.sidecar = sidecar
-        self.stage = stage
-        self.first: Path | None = first  # the place of the Worker made ahead, until it is taken
-        self.places: set[Place] = set()
-        self.need: Need | None = None
-        self.joining = 0
 
 
 class SidecarOwner(Protocol):
@@ -114,6 +77,7 @@ class Supervisor:
         socket_folder: Path,
         core_socket: Path,
         cache: Path,
+        emit: Callable[[Event], None],
     ) -> None:
         """Make it; nothing is started yet.
 
@@ -126,6 +90,7 @@ class Supervisor:
             socket_folder: a short private folder for sockets.
             core_socket: where the gateway listens.
             cache: the folder for what sidecars have compiled of our own runtime.
+            emit: told of each sidecar that is killed.
         """
         self._config = config
         self._launcher = launcher
@@ -135,12 +100,20 @@ class Supervisor:
         self._socket_folder = socket_folder
         self._core_socket = core_socket
         self._cache = cache
+        self._emit = emit
+        self._watch = SidecarWatch(
+            clock=clock,
+            heartbeat_s=config.heartbeat_s,
+            hang_s=config.limits.hang_s,
+            memory_mb=config.limits.memory_mb,
+        )
         self._owner: SidecarOwner | None = None
         self._homes: set[Home] = set()
-        self._shared: dict[Need, _Shared] = {}
+        self._shared: dict[Need, SharedHome] = {}
         self._spare: asyncio.Task[Home] | None = None
         self._cleaning: set[asyncio.Task[None]] = set()
         self._count = 0
+        self._first_said: SidecarReady | None = None
         self._closed = False
 
     @property
@@ -156,44 +129,54 @@ class Supervisor:
         self._owner = owner
         self._spare = asyncio.create_task(self._new_home(self._spare_need))
         home = await self._spare
+        self._first_said = home.sidecar.said
         await home.stage.keep_cache(self._cache)
 
     def replenish(self) -> None:
         """Start a spare if there is none. Its failure shows when it is wanted."""
         if self._spare is None and not self._closed:
             self._spare = asyncio.create_task(self._new_home(self._spare_need))
-            self._spare.add_done_callback(_look)
+            self._spare.add_done_callback(look_at)
+
+    @property
+    def first_said(self) -> SidecarReady | None:
+        """What the first sidecar said of itself; it has no network, and the same Deno as all others."""
+        return self._first_said
+
+    def health(self) -> tuple[SidecarHealth, ...]:
+        """How each sidecar is, in the order in which they were started."""
+        now = self._clock.now()
+        return tuple(_health(home, now) for home in sorted(self._homes, key=lambda home: home.number))
 
     async def take_place(self, need: Need) -> Place:
         """A place for a module, in a sidecar that is ready. If cancelled, nothing is taken.
 
         Raises:
-            CoreDenoError: no sidecar could be started.
+            CoreDenoError: no sidecar could be started; or why the third ended, where each died before it was had.
         """
-        if self._closed:
-            raise UsageError("load: the host is stopping")
-        shared = self._config.isolation == "worker"
-        home = await (self._shared_home(need) if shared else self._own_home(need))
-        home.joining += 1
-        try:
-            if home.first is not None:
-                root, home.first = home.first, None
-            else:
-                root = await home.stage.place()
-        except BaseException:
-            home.joining -= 1
-            await asyncio.shield(self._leave(home))
-            raise
-        home.joining -= 1
-        if not home.sidecar.alive:  # it died meanwhile
-            return await self.take_place(need)
-        place = Place(home, root)
-        home.places.add(place)
-        return place
+        tried = 0
+        while True:
+            if self._closed:
+                raise UsageError("load: the host is stopping")
+            is_shared = self._config.isolation == "worker"
+            home = await (self._shared_home(need) if is_shared else self._own_home(need))
+            root = await self._root_in(home)
+            if home.sidecar.alive:
+                place = Place(home, root)
+                home.places.add(place)
+                return place
+            tried += 1
+            if tried == _SIDECARS_TRIED:
+                raise await home.sidecar.ended()
+
+    def look_at(self, place: Place, *, patience_s: float) -> None:
+        """The module there may hang: end its sidecar if it does not answer for so long from now."""
+        self._watch.look_at(place, patience_s=patience_s)
 
     async def give_up(self, place: Place) -> None:
         """A module has left its place; the sidecar ends with its last one. Harmless twice."""
         place.home.places.discard(place)
+        place.home.left.add(place.code)
         await self._leave(place.home)
 
     async def aclose(self) -> None:
@@ -208,8 +191,22 @@ class Supervisor:
         await asyncio.gather(*(self._end(home) for home in homes))
         if self._cleaning:
             await asyncio.gather(*self._cleaning, return_exceptions=True)
+        await self._watch.aclose()
 
     # --- inner
+
+    async def _root_in(self, home: Home) -> Path:
+        home.joining += 1
+        try:
+            root, home.first = home.first, None
+            if root is None:
+                root = await home.stage.place()
+        except BaseException:
+            home.joining -= 1
+            await asyncio.shield(self._leave(home))
+            raise
+        home.joining -= 1
+        return root
 
     async def _own_home(self, need: Need) -> Home:
         home = await self._former_spare() if need == self._spare_need_of(need) else None
@@ -219,7 +216,7 @@ class Supervisor:
         return home
 
     def _spare_need_of(self, need: Need) -> Need:
-        return msgspec.structs.replace(self._spare_need, group=need.group)
+        return msgspec.structs.replace(self._spare_need, group=need.group, alone=need.alone)
 
     async def _former_spare(self) -> Home | None:
         """The spare, which then is one no more; None if there is none or it could not start."""
@@ -243,15 +240,18 @@ class Supervisor:
     async def _shared_home(self, need: Need) -> Home:
         shared = self._shared.get(need)
         if shared is None or not shared.is_good:
-            shared = self._shared[need] = _Shared(asyncio.create_task(self._own_home(need)))
+            shared = self._shared[need] = SharedHome(asyncio.create_task(self._own_home(need)))
         shared.waiting += 1
         try:
             return await asyncio.shield(shared.task)
         except asyncio.CancelledError:
-            home = _home_of(shared.task)
+            home = home_of(shared.task)
             if shared.waiting == 1 and (home is None or not (home.places or home.joining)):
                 self._forget(need, shared.task)
                 self._discard(shared.task)
+            raise
+        except BaseException:
+            self._forget(need, shared.task)  # its error leads to all that took part in it
             raise
         finally:
             shared.waiting -= 1
@@ -260,7 +260,7 @@ class Supervisor:
         if home.places or home.joining:
             return
         shared = None if home.need is None else self._shared.get(home.need)
-        if home.need is not None and shared is not None and _home_of(shared.task) is home:
+        if home.need is not None and shared is not None and home_of(shared.task) is home:
             del self._shared[home.need]
         await self._end(home)
 
@@ -275,7 +275,7 @@ class Supervisor:
 
         async def end() -> None:
             await asyncio.wait([task])
-            home = _home_of(task)
+            home = home_of(task)
             if home is not None:
                 await self._end(home)
 
@@ -285,7 +285,8 @@ class Supervisor:
 
     async def _new_home(self, need: Need) -> Home:
         self._count += 1
-        name = f"sidecar-{self._count}"
+        number = self._count
+        name = f"sidecar-{number}"
         stage = Stage(self._run_folder / name)
         limits = self._config.limits
         holder: list[Home] = []
@@ -308,6 +309,7 @@ class Supervisor:
                 calls_in_flight=limits.calls_in_flight,
                 requests_in_flight=limits.requests_in_flight,
                 log_line_bytes=limits.log_line_bytes,
+                log_lines_per_s=limits.log_lines_per_s,
             )
             sidecar = Sidecar(
                 order,
@@ -321,17 +323,19 @@ class Supervisor:
                 ),
                 on_pid=lambda pid: self._office.bind_process(token, pid),
                 on_notification=lambda method, params: self._said(holder[0], method, params),
+                on_kill=lambda kill: self._killed(holder[0], kill),
                 on_down=lambda error: self._down(holder[0], error),
                 on_end=lambda error: self._ended(holder[0], error),
             )
-            home = Home(sidecar, stage, first)
+            home = Home(sidecar, stage, first, Vitals(name), number)
             holder.append(home)
             self._homes.add(home)
             sidecar.begin()
             try:
                 await sidecar.ready()
-            except asyncio.CancelledError:
-                await asyncio.shield(sidecar.stop(0))
+                await self._watch.begin(home)
+            except BaseException:
+                await asyncio.shield(sidecar.stop(0))  # harmless for one that has ended
                 raise
         except BaseException:
             self._office.dismiss_sidecar(token)
@@ -352,14 +356,19 @@ class Supervisor:
         if self._owner is not None:
             self._owner.sidecar_said(home, method, params)
 
+    def _killed(self, home: Home, kill: Kill) -> None:
+        name = home.sidecar.order.name
+        self._emit(SidecarKilled(module=home.lone_code, sidecar=name, cause=kill.cause, reason=kill.reason))
+
     def _down(self, home: Home, error: CoreDenoError) -> None:
         if self._owner is not None:
             self._owner.sidecar_ended(home, error)
 
     def _ended(self, home: Home, error: CoreDenoError | None) -> None:
         self._homes.discard(home)
+        self._watch.end(home)
         self._office.dismiss_sidecar(home.sidecar.order.token)
-        if self._spare is not None and _home_of(self._spare) is home:
+        if self._spare is not None and home_of(self._spare) is home:
             self._spare = None
         if error is not None:
             _log.warning("%s ended: %s", home.sidecar.order.name, error)
@@ -374,21 +383,6 @@ class Supervisor:
         await asyncio.shield(home.stage.remove())
 
 
-class _Shared:
-    """A sidecar of a trust group, and how many wait for it to come up."""
-
-    def __init__(self, task: asyncio.Task[Home]) -> None:
-        self.task = task
-        self.waiting = 0
-        task.add_done_callback(_look)
-
-    @property
-    def is_good(self) -> bool:
-        """Whether it can be used, or may soon be."""
-        home = _home_of(self.task)
-        return home.sidecar.alive if home is not None else not self.task.done()
-
-
 class _Door:
     """One sidecar's door: the gateway for its Session, and the log for its output."""
 
@@ -400,12 +394,14 @@ class _Door:
         return self._office.open_session(token, send)
 
 
-def _home_of(task: asyncio.Task[Home]) -> Home | None:
-    """What a task has made, if it has."""
-    return task.result() if task.done() and not task.cancelled() and task.exception() is None else None
-
-
-def _look(task: asyncio.Task[Home]) -> None:
-    """Look at a task's error, so that asyncio does not complain that nobody did."""
-    if not task.cancelled():
-        task.exception()
+def _health(home: Home, now: float) -> SidecarHealth:
+    sidecar, vitals = home.sidecar, home.vitals
+    return SidecarHealth(
+        name=sidecar.order.name,
+        pid=sidecar.pid,
+        state=sidecar.state,
+        modules=tuple(sorted(place.code for place in home.places if place.code)),
+        memory_bytes=vitals.used_bytes,
+        heartbeat_age_s=None if vitals.beat_at is None else now - vitals.beat_at,
+        layers=sidecar.said.layers if sidecar.said is not None else (),
+    )

@@ -17,6 +17,10 @@ class StoreLockedError(StoreError):
     """Another process holds the database: each part of a batch would fail like the whole."""
 
 
+class OverQuotaError(StoreError):
+    """A change that is bound by a quota would go over it; nothing of its statement was done."""
+
+
 class Batch(Generic[Item, Result]):
     """Collects items and has them carried out together, one batch at a time, in the order of `add`.
 

@@ -11,25 +11,28 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 
-from coredeno.errors import StoreError
-from coredeno.store.batch import StoreLockedError
-from coredeno.store.schema import prepare
+from coredeno.errors import StoreCorrupt, StoreError, StoreFull
+from coredeno.store import soundness
+from coredeno.store.batch import OverQuotaError, StoreLockedError
+from coredeno.store.schema import OVER_QUOTA, prepare, require_ours
 from coredeno.store.statements import Statement
 
 _WANTED = {
-    sqlite3.SQLITE_FULL: "free space on its disk",
-    sqlite3.SQLITE_CORRUPT: "an undamaged database; put the file aside, or a copy in its place",
-    sqlite3.SQLITE_NOTADB: "a SQLite database; put the file aside, or a copy in its place",
     sqlite3.SQLITE_READONLY: "a file and a folder that may be written",
     sqlite3.SQLITE_CANTOPEN: "a file and a folder that may be written",
     sqlite3.SQLITE_IOERR: "a disk that works, and room on it",
 }
+
+_CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+_NO_UTF8 = "Could not decode to UTF-8"
+"""How sqlite3 begins when it complains about text that it has read. None such is ever written."""
 
 _REFUSED_TEXT = (UnicodeEncodeError, OverflowError)
 """What sqlite3 raises for text that it cannot bind: with lone surrogates, or over 2 GiB."""
@@ -53,24 +56,35 @@ class SqliteConnection:
         self._file = file
 
     @classmethod
-    async def open_writer(cls, file: Path, *, busy_timeout_s: float) -> SqliteConnection:
-        """Make or open the file (mode 0600), check it, migrate it.
+    async def open_writer(cls, file: Path, *, busy_timeout_s: float, check_s: float) -> SqliteConnection:
+        """Make or open the file (mode 0600), check it for at most `check_s` seconds, migrate it.
 
         Raises:
-            StoreError: it cannot be opened. What is not ours, newer or broken is left as it is.
+            StoreCorrupt: it is damaged.
+            StoreError: it cannot be opened. What is not ours, newer or damaged is left as it is.
         """
 
         def connect() -> sqlite3.Connection:
             if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
                 wanted = ".".join(str(number) for number in _OLDEST_SQLITE)
                 raise StoreError(f"store: SQLite is {sqlite3.sqlite_version}, wanted at least {wanted}")
+            if problem := soundness.lost_before(file):
+                raise StoreCorrupt("opening", path=str(file), problem=problem)
+            has_log = soundness.has_log(file)
+            if has_log:
+                with soundness.read_only(file, busy_timeout_s) as connection:
+                    _patiently(require_ours, connection, file, busy_timeout_s)
+                    soundness.require_whole(connection, file, check_s)
             # SQLite would give it the umask's mode; its other files follow the mode of this one. A file that
             # exists is not opened here: closing it would drop the locks of this process's other connections.
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             connection = _connect(file, busy_timeout_s)
             try:
-                _prepare(connection, file, busy_timeout_s)
+                if not has_log:
+                    _patiently(require_ours, connection, file, busy_timeout_s)
+                    soundness.require_whole(connection, file, check_s)
+                _patiently(prepare, connection, file, busy_timeout_s)
                 _keep_private(file)
             except BaseException:
                 connection.close()
@@ -111,7 +125,7 @@ class SqliteConnection:
             connection = await opening
         except (sqlite3.Error, OSError) as error:
             await _ended(threads[0])
-            raise _explained(error, f"opening {file}") from error
+            raise _explained(error, "opening", str(file)) from error
         except StoreError:
             await _ended(threads[0])
             raise
@@ -127,20 +141,20 @@ class SqliteConnection:
             return list(await self._connection.execute_fetchall(*statement))
         except (sqlite3.Error, *_REFUSED_TEXT) as error:
             # By its bare name: a plugin may be told of it, and need not know where the app lives.
-            raise _explained(error, f"{what} {self._file.name}") from error
+            raise _explained(error, what, self._file.name) from error
 
-    async def transact(self, statements: Iterable[Statement], what: str) -> None:
-        """Run statements in one transaction. Nothing else may be under way on this connection.
+    @contextlib.asynccontextmanager
+    async def transaction(self, what: str) -> AsyncIterator[None]:
+        """Make what is fetched in the block one transaction. Nothing else may be under way on this connection.
 
         Raises:
-            StoreError: one failed, and nothing changed.
+            StoreError: something failed and came out of the block, and nothing changed.
         """
         await self.fetch(("BEGIN IMMEDIATE", ()), what)
         try:
-            for statement in statements:
-                await self.fetch(statement, what)
+            yield
             await self.fetch(("COMMIT", ()), what)
-        except StoreError:
+        except BaseException:  # or what comes next would be written into this transaction
             # A full disk may have ended the transaction already.
             if self._connection.in_transaction:
                 await self.fetch(("ROLLBACK", ()), what)
@@ -167,13 +181,18 @@ def _connect(file: Path, busy_timeout_s: float) -> sqlite3.Connection:
     return sqlite3.connect(file, timeout=busy_timeout_s, isolation_level=None)
 
 
-def _prepare(connection: sqlite3.Connection, file: Path, busy_timeout_s: float) -> None:
+def _patiently(
+    step: Callable[[sqlite3.Connection, Path], None],
+    connection: sqlite3.Connection,
+    file: Path,
+    busy_timeout_s: float,
+) -> None:
     # Another store that opens the same new file may hold it at a step for which SQLite does not wait by
-    # itself. All of `prepare` can be done again.
+    # itself. Each step can be done again.
     end = time.monotonic() + busy_timeout_s
     while True:
         try:
-            return prepare(connection, file)
+            return step(connection, file)
         except sqlite3.OperationalError as error:
             if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
                 raise
@@ -186,15 +205,23 @@ def _keep_private(file: Path) -> None:
             path.chmod(0o600)
 
 
-def _explained(error: Exception, what: str) -> StoreError:
+def _explained(error: Exception, doing: str, path: str) -> StoreError:
     code = _code(error)
+    what = f"{doing} {path}"
     if code == sqlite3.SQLITE_BUSY:
         return StoreLockedError(f"store: {what}: {error}, wanted no other process to hold it for so long")
+    if code == sqlite3.SQLITE_FULL:
+        return StoreFull(f"store: {what}: {error}, wanted free space on its disk")
+    if code in _CORRUPT or (isinstance(error, sqlite3.Error) and str(error).startswith(_NO_UTF8)):
+        return StoreCorrupt(doing, path=path, problem=str(error))
+    if str(error) == OVER_QUOTA:
+        return OverQuotaError(f"store: {what}: a group would have more than its quota, wanted no more")
+    said, wanted = str(error), _WANTED.get(code, "it to be done")
     if isinstance(error, OSError):
-        return StoreError(f"store: {what}: {error.strerror}, wanted a folder that exists and may be written")
-    if isinstance(error, _REFUSED_TEXT):
-        return StoreError(f"store: {what}: {error}, wanted text that SQLite can hold")
-    return StoreError(f"store: {what}: {error}, wanted {_WANTED.get(code, 'it to be done')}")
+        said, wanted = str(error.strerror), "a folder that exists and may be written"
+    elif isinstance(error, _REFUSED_TEXT):
+        wanted = "text that SQLite can hold"
+    return StoreError(f"store: {what}: {said}, wanted {wanted}")
 
 
 def _code(error: Exception) -> int:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from coredeno.errors import UsageError
-from coredeno.interfaces import StoreChange
+from coredeno.config import CorruptStore
+from coredeno.errors import LimitExceeded, StoreCorrupt, StoreError, UsageError
+from coredeno.interfaces import StoreChange, StoreQuota
+from coredeno.services.threads import in_thread
 from coredeno.store import statements
-from coredeno.store.batch import Batch
+from coredeno.store.batch import Batch, OverQuotaError
+from coredeno.store.setting_aside import Identity, identity_of, set_aside
 
 if TYPE_CHECKING:
     from coredeno.store.connection import SqliteConnection
+
+_log = logging.getLogger("coredeno.store")
 
 FILE_NAME = "store.db"
 """The file, in the folder that `open` is given; while it is open, `-wal` and `-shm` files are beside it."""
 
 _Asked = tuple[str, Sequence[str]]
+_Write = Sequence[statements.Change]
 _Page = TypeVar("_Page")
 
 
@@ -34,17 +41,35 @@ class SqliteStore:
 
     Args:
         busy_timeout_s: how long a write waits, in seconds, while another process holds the database.
+        check_s: how long `open` may look for damage, in seconds; what it has not reached by then counts as sound, and
+            that is logged. `store/soundness.py` says what it sees and how long it takes.
+        corrupt: `refuse` leaves a damaged file where it is. `set_aside` renames it, with what lies beside it, to
+            `store.db.corrupt-<UTC time>` (never over another file), and begins an empty one.
+        on_set_aside: is told where the damaged one lies now, and what was found; within `open`, which may fail all the
+            same afterwards.
     """
 
-    def __init__(self, *, busy_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        *,
+        busy_timeout_s: float = 5.0,
+        check_s: float = 3.0,
+        corrupt: CorruptStore = "refuse",
+        on_set_aside: Callable[[Path, str], None] | None = None,
+    ) -> None:
         self._busy_timeout_s = busy_timeout_s
+        self._check_s = check_s
+        self._corrupt = corrupt
+        self._on_set_aside = on_set_aside
         self._opening: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._writer: SqliteConnection | None = None
         self._reader: SqliteConnection | None = None
         most = statements.MOST_ROWS
-        self._writes: Batch[Sequence[StoreChange], None] = Batch(
-            self._write_all, weigh=statements.weigh, most=most
+        self._writes: Batch[_Write, LimitExceeded | None] = Batch(
+            self._write_all,
+            weigh=lambda write: sum(statements.weigh(change) for change, _ in write),
+            most=most,
         )
         self._reads: Batch[_Asked, dict[str, str]] = Batch(
             self._read_all, weigh=lambda asked: len(asked[1]), most=most
@@ -55,8 +80,10 @@ class SqliteStore:
 
         Raises:
             UsageError: it was opened before.
-            StoreError: the file cannot be opened, is no database, is broken, of another program, or of a
-                newer coredeno. A file that is refused is left as it is.
+            StoreCorrupt: the file is damaged, or no database at all, and is not to be set aside.
+            StoreFull: there is no room to make or migrate it.
+            StoreError: the file cannot be opened, is of another program, or of a newer coredeno. A file that is
+                refused is left as it is, and so is its write-ahead log.
         """
         if self._opening is not None or self._closing is not None:
             raise UsageError("store: open: it was opened or closed before, wanted a new SqliteStore")
@@ -71,22 +98,35 @@ class SqliteStore:
             await self.aclose()
             raise
 
-    async def read(self, group: str, keys: Sequence[str] | None = None) -> dict[str, str]:
+    async def read(
+        self, group: str, keys: Sequence[str] | None = None, *, limit_bytes: int | None = None
+    ) -> dict[str, str]:
         """See `StoreBackend.read`. One read sees one state of its group. Cancelling it disturbs nothing.
 
+        Where the group is changed just while it is read, keys that were asked for may have grown over
+        `limit_bytes` between the look at their size and the reading.
+
         Raises:
+            LimitExceeded: it is more than `limit_bytes`.
             StoreError: the database cannot be read.
             UsageError: the store is not open.
         """
         reader = self._open_one(self._reader, "read")
         if keys is None:
-            return await _read_group(reader, group)
+            return await _read_group(reader, group, limit_bytes)
         if len(keys) > statements.MOST_ROWS:
             # More than one statement can ask for; several statements could see several states.
             wanted = frozenset(keys)
-            everything = await _read_group(reader, group)
+            everything = await _read_group(reader, group, limit_bytes)
             return {key: value for key, value in everything.items() if key in wanted}
-        return await self._reads.add((group, tuple(keys))) if keys else {}
+        if not keys:
+            return {}
+        if limit_bytes is not None:
+            rows = await reader.fetch(
+                statements.size_of_pairs([(group, key) for key in keys]), "reading from"
+            )
+            _check_size(group, rows[0][0], limit_bytes)
+        return await self._reads.add((group, tuple(keys)))
 
     async def count(self, group: str) -> int:
         """See `StoreBackend.count`.
@@ -96,21 +136,22 @@ class SqliteStore:
             UsageError: the store is not open.
         """
         reader = self._open_one(self._reader, "count")
-        rows = await reader.fetch((statements.COUNT, (group,)), "counting in")
-        count: int = rows[0][0]
-        return count
+        return (await _usage(reader, group))[0]
 
-    async def write(self, changes: Sequence[StoreChange]) -> None:
+    async def write(self, changes: Sequence[StoreChange], *, quota: StoreQuota | None = None) -> None:
         """See `StoreBackend.write`.
 
         Raises:
+            LimitExceeded: a group would have more than the quota; nothing of it was written.
             StoreError: nothing of it was written: the disk is full, the database locked or broken, or a
                 text is none that SQLite can hold.
             UsageError: the store is not open.
         """
         self._open_one(self._writer, "write")
         if changes:
-            await self._writes.add(tuple(changes))
+            refusal = await self._writes.add([(change, quota) for change in changes])
+            if refusal is not None:
+                raise refusal
 
     async def aclose(self) -> None:
         """See `StoreBackend.aclose`. No thread is left when it returns; if cancelled, it goes on alone."""
@@ -120,8 +161,36 @@ class SqliteStore:
         # Imported here: it needs SQLite, which importing coredeno must not cost.
         from coredeno.store.connection import SqliteConnection  # noqa: PLC0415
 
-        self._writer = await SqliteConnection.open_writer(file, busy_timeout_s=self._busy_timeout_s)
+        async def open_writer() -> SqliteConnection:
+            return await SqliteConnection.open_writer(
+                file, busy_timeout_s=self._busy_timeout_s, check_s=self._check_s
+            )
+
+        if self._corrupt == "refuse":
+            self._writer = await open_writer()
+        else:
+            judged = await in_thread(lambda: identity_of(file))
+            try:
+                self._writer = await open_writer()
+            except StoreCorrupt as error:
+                await self._put_aside(file, judged, error)
+                self._writer = await open_writer()
         self._reader = await SqliteConnection.open_reader(file, busy_timeout_s=self._busy_timeout_s)
+
+    async def _put_aside(self, file: Path, judged: Identity | None, error: StoreCorrupt) -> None:
+        try:
+            aside = await in_thread(lambda: set_aside(file, judged))
+        except OSError as failure:
+            raise StoreError(
+                f"store: setting aside {file}: {failure.strerror}, wanted a folder that may be written; it is damaged: "
+                f"{error.problem}"
+            ) from failure
+        if aside is not None:
+            _log.error(
+                "%s is damaged: %s; it is set aside as %s, an empty store begins", file, error.problem, aside
+            )
+            if self._on_set_aside is not None:
+                self._on_set_aside(aside, error.problem)
 
     def _close_soon(self) -> asyncio.Task[None]:
         if self._closing is None:
@@ -147,15 +216,20 @@ class SqliteStore:
             raise UsageError(f"store: {what}: it is not open, wanted between `open` and `aclose`")
         return connection
 
-    async def _write_all(self, writes: Sequence[Sequence[StoreChange]]) -> Sequence[None]:
-        assert self._writer is not None
+    async def _write_all(self, writes: Sequence[_Write]) -> Sequence[LimitExceeded | None]:
+        writer = self._writer
+        assert writer is not None
         changes = [change for write in writes for change in write]
-        if len(changes) <= statements.MOST_ROWS:
-            await self._writer.fetch(statements.write(changes), "writing to")
-        else:
-            starts = range(0, len(changes), statements.MOST_ROWS)
-            chunks = (statements.write(changes[start : start + statements.MOST_ROWS]) for start in starts)
-            await self._writer.transact(chunks, "writing to")
+        try:
+            if len(changes) <= statements.MOST_ROWS:
+                await writer.fetch(statements.write(changes), "writing to")
+            else:
+                async with writer.transaction("writing to"):
+                    await _write_chunks(writer, changes)
+        except OverQuotaError:
+            # Not halved like a fault: who is refused may be refused all the time, and others share the batch.
+            async with writer.transaction("writing to"):
+                return [await _write_or_refuse(writer, write) for write in writes]
         return [None] * len(writes)
 
     async def _read_all(self, asked: Sequence[_Asked]) -> Sequence[dict[str, str]]:
@@ -176,10 +250,57 @@ async def _end(connection: SqliteConnection | None) -> None:
         await connection.ended()
 
 
-async def _read_group(reader: SqliteConnection, group: str) -> dict[str, str]:
+async def _write_chunks(writer: SqliteConnection, changes: _Write) -> None:
+    for start in range(0, len(changes), statements.MOST_ROWS):
+        await writer.fetch(statements.write(changes[start : start + statements.MOST_ROWS]), "writing to")
+
+
+async def _write_or_refuse(writer: SqliteConnection, write: _Write) -> LimitExceeded | None:
+    """Within a transaction: all of one write, or nothing and the reason."""
+    await writer.fetch(("SAVEPOINT one", ()), "writing to")
+    try:
+        await _write_chunks(writer, write)
+    except OverQuotaError:
+        await writer.fetch(("ROLLBACK TO one", ()), "writing to")
+        change, quota = next((change, quota) for change, quota in write if change.value is not None)
+        assert quota is not None
+        keys, size = await _usage(writer, change.group)
+        return LimitExceeded(
+            f"store: group {change.group!r}: it has {keys:,} keys and {size:,} bytes, and would have more "
+            f"than the {quota.keys:,} keys and {quota.bytes:,} bytes that are wanted at most"
+        )
+    await writer.fetch(("RELEASE one", ()), "writing to")
+    return None
+
+
+async def _usage(connection: SqliteConnection, group: str) -> tuple[int, int]:
+    rows = await connection.fetch((statements.USAGE, (group,)), "counting in")
+    keys, size = rows[0]
+    return keys, size
+
+
+def _check_size(group: str, size: int, limit_bytes: int) -> None:
+    if size > limit_bytes:
+        raise LimitExceeded(
+            f"store: group {group!r}: {size:,} bytes were asked for, wanted at most {limit_bytes:,}"
+        )
+
+
+async def _read_group(reader: SqliteConnection, group: str, limit_bytes: int | None) -> dict[str, str]:
     found: dict[str, str] = {}
-    for page in await _pages(reader, (statements.READ_GROUP, (group,)), statements.values_by_key):
-        found.update(page)
+    statement: statements.Statement = (statements.READ_GROUP, (group,))
+    if limit_bytes is not None:
+        statement = (statements.READ_SMALL_GROUP, (group, limit_bytes))
+    while True:
+        for page in await _pages(reader, statement, statements.values_by_key):
+            found.update(page)
+        if found or limit_bytes is None:
+            break
+        keys, size = await _usage(reader, group)
+        _check_size(group, size, limit_bytes)
+        if not keys:
+            break
+        # Filled, or made smaller, between the two looks: once more.
     # Nearly in order already, but SQL does not promise it; sorting what is in order is quick.
     return {key: found[key] for key in sorted(found)}
 

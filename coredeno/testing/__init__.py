@@ -7,6 +7,8 @@ from coredeno.testing.fake_core import FakeCore
 from coredeno.testing.fake_host import MemoryListener, MemorySource, fake_host
 from coredeno.testing.fake_processes import FakeProcesses
 from coredeno.testing.fake_sidecar import FakeLauncher, FakeSidecar
+from coredeno.testing.memory_audit import MemoryAudit
+from coredeno.testing.memory_fetcher import MemoryFetcher
 from coredeno.testing.memory_files import FaultyFiles, MemoryFiles
 from coredeno.testing.memory_store import FaultyStore, MemoryStore
 from coredeno.testing.turned_clock import TurnedClock
@@ -18,6 +20,8 @@ __all__ = [
     "FakeSidecar",
     "FaultyFiles",
     "FaultyStore",
+    "MemoryAudit",
+    "MemoryFetcher",
     "MemoryFiles",
     "MemoryListener",
     "MemorySource",

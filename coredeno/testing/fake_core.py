@@ -12,10 +12,11 @@ from coredeno.testing.fake_session import FakeSession
 
 
 class CallContext(msgspec.Struct):
-    """The call in which a fake plugin's function runs: what is left of its deadline, and its trace."""
+    """The call in which a fake plugin's function runs: what is left of its deadline, its trace, its number."""
 
     deadline_ms: float | None = None
     trace: str | None = None
+    number: int | None = None
 
 
 current_call: ContextVar[CallContext] = ContextVar("current_call")
@@ -27,7 +28,7 @@ class FakeCore:
     Attributes:
         code: the module's own code.
         config: what the host gave as its settings.
-        files, store, processes, log: as in TypeScript, in snake_case.
+        files, store, processes, permissions, log: as in TypeScript, in snake_case.
         services: the app's services, `await core.services.weather.forecast("Oslo")`.
     """
 
@@ -44,6 +45,7 @@ class FakeCore:
         self.files: FakeCoreFiles = FakeCoreFiles(self)
         self.store: FakeCoreStore = FakeCoreStore(self, None)
         self.processes: FakeCoreProcesses = FakeCoreProcesses(self)
+        self.permissions: FakeCorePermissions = FakeCorePermissions(self)
         self.services: _Names = _Names(
             {name: _service(self, name, methods) for name, methods in services.items()}
         )
@@ -55,7 +57,9 @@ class FakeCore:
 
     def log(self, level: str, message: str) -> None:
         """Write a log record; `level` is debug, info, warning or error."""
-        self._session.notify("log.write", {"level": level, "message": message}, module=self.code)
+        call = self.call
+        params = {"level": level, "message": message, "call": call.number}
+        self._session.notify("log.write", params, module=self.code, trace=call.trace)
 
     async def request(self, method: str, params: Any) -> Any:
         """Ask the host for any method of `docs/wire.md`."""
@@ -153,6 +157,25 @@ class FakeCoreProcesses:
     async def stop(self, process_id: str) -> None:
         """End it."""
         await self._core.request("processes.stop", {"process_id": process_id})
+
+
+class FakeCorePermissions:
+    """`core.permissions`."""
+
+    def __init__(self, core: FakeCore) -> None:
+        self._core = core
+
+    async def request(self, permissions: Mapping[str, Any], reason: str = "") -> dict[str, Any]:
+        """Ask the app for what the manifest lists as optional; gives `granted` and `reason`."""
+        answer: dict[str, Any] = await self._core.request(
+            "permissions.request", {"permissions": dict(permissions), "reason": reason}
+        )
+        return answer
+
+    async def query(self, permissions: Mapping[str, Any]) -> str:
+        """`granted`, `prompt` or `denied`."""
+        answer = await self._core.request("permissions.query", {"permissions": dict(permissions)})
+        return str(answer["state"])
 
 
 class _Names:

@@ -14,11 +14,14 @@ from coredeno.config import HostConfig
 from coredeno.gateway.gateway import Gateway
 from coredeno.hooks import Hooks
 from coredeno.host import PluginHost
-from coredeno.interfaces import Clock, Files, Processes, StoreBackend
+from coredeno.install.trust import TrustStore
+from coredeno.interfaces import AuditLog, Clock, Fetcher, Files, Processes, StoreBackend
 from coredeno.manifest import Manifest, parse_manifest
 from coredeno.services.service import Service
 from coredeno.testing.fake_processes import FakeProcesses
 from coredeno.testing.fake_sidecar import FakeLauncher
+from coredeno.testing.memory_audit import MemoryAudit
+from coredeno.testing.memory_fetcher import MemoryFetcher
 from coredeno.testing.memory_files import MemoryFiles
 from coredeno.testing.memory_store import MemoryStore
 
@@ -79,9 +82,12 @@ def fake_host(
     hooks: Sequence[Hooks] = (),
     config: HostConfig | None = None,
     store: StoreBackend | None = None,
+    audit: AuditLog | None = None,
     files: Files | None = None,
     processes: Processes | None = None,
     launcher: FakeLauncher | None = None,
+    fetcher: Fetcher | None = None,
+    trust: TrustStore | None = None,
     clock: Clock | None = None,
 ) -> PluginHost:
     """A `PluginHost` on fakes; the host, its gate and the rules for values are the real ones.
@@ -93,9 +99,12 @@ def fake_host(
         hooks: the app's hooks.
         config: as for a real host; unsigned plugins are allowed whatever it says.
         store: a `MemoryStore` by default.
+        audit: a `MemoryAudit` by default.
         files: an empty `MemoryFiles` by default.
         processes: a `FakeProcesses` without programs by default.
         launcher: a `FakeLauncher` of one's own, instead of `plugins`.
+        fetcher: a `MemoryFetcher` that knows no source by default.
+        trust: whose plugins count, as for a real host.
         clock: a `TurnedClock`, where a test turns time.
     """
     return PluginHost(
@@ -104,9 +113,12 @@ def fake_host(
         services=services,
         config=msgspec.structs.replace(config or HostConfig(), allow_unsigned=True),
         store=store or MemoryStore(),
+        audit=audit or MemoryAudit(),
         files=files or MemoryFiles(),
         processes=processes or FakeProcesses({}),
         launcher=launcher or FakeLauncher(plugins),
         listener=MemoryListener(),
+        fetcher=fetcher or MemoryFetcher(),
+        trust=trust,
         clock=clock,
     )

@@ -96,9 +96,9 @@ class FakeSession:
             self.notify("cancel", {"id": request_id}, module=module)
             raise
 
-    def notify(self, method: str, params: Any, *, module: str | None) -> None:
+    def notify(self, method: str, params: Any, *, module: str | None, trace: str | None = None) -> None:
         """Tell the host something."""
-        self._send(encode(_Request(method, params, None, module), what=method), ())
+        self._send(encode(_Request(method, params, None, module, trace=trace), what=method), ())
 
     def close(self) -> None:
         """End the stream."""

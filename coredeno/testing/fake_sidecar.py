@@ -165,7 +165,8 @@ class FakeSidecar:
         code = params["code"]
         make = self._plugins.get(code)
         if make is None:
-            raise _Told(_raised("LoadError", f"no fake plugin has the code {code!r}"))
+            known = ", ".join(map(repr, self._plugins)) or "none"
+            raise _Told(_raised("LoadError", f"no fake plugin has the code {code!r}; there are {known}"))
         core = FakeCore(code, self._session, params["services"], params["config"])
         module = self._modules[code] = _FakeModule(make(), core)
         init = getattr(module.plugin, "init", None)
@@ -202,7 +203,7 @@ class FakeSidecar:
         if module is None or module.state != "RUNNING":
             raise _Told(WireError(ROWS["FailedPrecondition"].code, f"{params['code']}: is not RUNNING here"))
         function = getattr(module.plugin, params["function"])
-        context = CallContext(deadline_ms=params.get("deadline_ms"), trace=params.get("trace"))
+        context = CallContext(params.get("deadline_ms"), params.get("trace"), params.get("number"))
         return await module.run(function, params["args"], context)
 
     async def _shutdown(self, _params: dict[str, Any]) -> Any:
@@ -297,6 +298,12 @@ class _FakeTransport(asyncio.Transport):
         """What the sidecar sends."""
         if not self._closed:
             self._loop.call_soon(self._receive, data)
+
+    def pause_reading(self) -> None:
+        """Nothing has to be held back: what comes meanwhile waits at the host's end."""
+
+    def resume_reading(self) -> None:
+        """See `pause_reading`."""
 
     def is_closing(self) -> bool:
         """Whether it was closed."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from coredeno.errors import FailedPrecondition, LimitExceeded, NotFound
 from coredeno.interfaces import FileEntry, Files
-from coredeno.services.rooted_files import split_path
+from coredeno.services.file_names import split_path
 
 
 class MemoryFiles:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from coredeno.errors import StoreError, UsageError
-from coredeno.interfaces import StoreBackend, StoreChange
+from coredeno.errors import LimitExceeded, StoreError, UsageError
+from coredeno.interfaces import StoreBackend, StoreChange, StoreQuota
 
 Result = TypeVar("Result")
 
@@ -37,15 +37,23 @@ class MemoryStore:
             raise UsageError("store: open: it was opened or closed before, wanted a new MemoryStore")
         self._is_open = self._was_open = True
 
-    async def read(self, group: str, keys: Sequence[str] | None = None) -> dict[str, str]:
+    async def read(
+        self, group: str, keys: Sequence[str] | None = None, *, limit_bytes: int | None = None
+    ) -> dict[str, str]:
         """See `StoreBackend.read`.
 
         Raises:
+            LimitExceeded: it is more than `limit_bytes`.
             UsageError: the store is not open.
         """
         self._check_open("read")
         there = self.groups.get(group, {})
-        return {key: there[key] for key in sorted(there if keys is None else there.keys() & set(keys))}
+        found = {key: there[key] for key in sorted(there if keys is None else there.keys() & set(keys))}
+        if limit_bytes is not None and (size := _size(found)) > limit_bytes:
+            raise LimitExceeded(
+                f"store: group {group!r}: {size} bytes were asked for, wanted at most {limit_bytes}"
+            )
+        return found
 
     async def count(self, group: str) -> int:
         """See `StoreBackend.count`.
@@ -56,23 +64,32 @@ class MemoryStore:
         self._check_open("count")
         return len(self.groups.get(group, {}))
 
-    async def write(self, changes: Sequence[StoreChange]) -> None:
+    async def write(self, changes: Sequence[StoreChange], *, quota: StoreQuota | None = None) -> None:
         """See `StoreBackend.write`.
 
         Raises:
             StoreError: a text has a lone surrogate; nothing changed.
+            LimitExceeded: a group would have more than the quota; nothing changed.
             UsageError: the store is not open.
         """
         self._check_open("write")
         for change in changes:
             _check_text(change)
+        changed = {change.group: dict(self.groups.get(change.group, {})) for change in changes}
         for change in changes:
+            entries = changed[change.group]
             if change.key is None:
-                self.groups.pop(change.group, None)
+                entries.clear()
             elif change.value is None:
-                self.groups.get(change.group, {}).pop(change.key, None)
+                entries.pop(change.key, None)
             else:
-                self.groups.setdefault(change.group, {})[change.key] = change.value
+                entries[change.key] = change.value
+                _check_quota(change.group, entries, quota)
+        for group, entries in changed.items():
+            if entries:
+                self.groups[group] = entries
+            else:
+                self.groups.pop(group, None)
 
     async def aclose(self) -> None:
         """See `StoreBackend.aclose`."""
@@ -90,6 +107,18 @@ def _check_text(change: StoreChange) -> None:
             (text or "").encode()
         except UnicodeEncodeError as error:
             raise StoreError(f"store: writing: {error}, wanted text that UTF-8 can hold") from error
+
+
+def _check_quota(group: str, entries: Mapping[str, str], quota: StoreQuota | None) -> None:
+    if quota is not None and (len(entries) > quota.keys or _size(entries) > quota.bytes):
+        raise LimitExceeded(
+            f"store: group {group!r}: it would have {len(entries)} keys and {_size(entries)} bytes, "
+            f"wanted at most {quota.keys} and {quota.bytes}"
+        )
+
+
+def _size(entries: Mapping[str, str]) -> int:
+    return sum(len(key.encode()) + len(value.encode()) for key, value in entries.items())
 
 
 class FaultyStore:
@@ -128,17 +157,21 @@ class FaultyStore:
         """See `StoreBackend.open`; never fails or waits on purpose."""
         await self._inner.open(folder)
 
-    async def read(self, group: str, keys: Sequence[str] | None = None) -> dict[str, str]:
+    async def read(
+        self, group: str, keys: Sequence[str] | None = None, *, limit_bytes: int | None = None
+    ) -> dict[str, str]:
         """See `StoreBackend.read`; or the fault."""
-        return await self._in_order(self._perhaps("read", lambda: self._inner.read(group, keys)))
+        return await self._in_order(
+            self._perhaps("read", lambda: self._inner.read(group, keys, limit_bytes=limit_bytes))
+        )
 
     async def count(self, group: str) -> int:
         """See `StoreBackend.count`; or the fault."""
         return await self._in_order(self._perhaps("read", lambda: self._inner.count(group)))
 
-    async def write(self, changes: Sequence[StoreChange]) -> None:
+    async def write(self, changes: Sequence[StoreChange], *, quota: StoreQuota | None = None) -> None:
         """See `StoreBackend.write`; or the fault."""
-        await self._in_order(self._perhaps("write", lambda: self._inner.write(changes)))
+        await self._in_order(self._perhaps("write", lambda: self._inner.write(changes, quota=quota)))
 
     async def aclose(self) -> None:
         """Release what is held, let it finish, then as `StoreBackend.aclose`."""

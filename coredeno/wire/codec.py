@@ -17,6 +17,10 @@ from coredeno.wire.codes import WireError
 from coredeno.wire.values import MAX_BYTES_ENTRIES, MAX_DEPTH, BytesEntry, check_depth
 
 MAX_ENVELOPE_DEPTH = 4  # message > params > args > the value's own levels; a batch is one more
+# docs/wire.md: what a batch of several messages has at most. A batch is taken in one turn of the loop, so a large one
+# of the smallest messages would hold it up for a third of a second.
+MAX_BATCH_MESSAGES = 1024
+MAX_BATCH_BYTES = 800 * 1024
 
 
 class Request(msgspec.Struct, omit_defaults=True, tag_field="jsonrpc", tag="2.0"):
@@ -63,6 +67,7 @@ class Frame(msgspec.Struct):
 
 _ANSWERS = msgspec.json.Decoder(Answer)
 _SESSION_MESSAGES = msgspec.json.Decoder(list[SessionMessage])
+_LONE_SESSION_MESSAGE = msgspec.json.Decoder(tuple[SessionMessage])  # ends at a second one
 _PLAIN = msgspec.json.Decoder()
 
 
@@ -80,10 +85,19 @@ def decode_batch(text: bytes) -> list[SessionMessage]:
     """Decode the `messages` of one batch.
 
     Raises:
-        ProtocolError: it is not an array of well-formed messages.
+        ProtocolError: it is not an array of well-formed messages, or has more of them than it may.
     """
-    _check_text(text)
-    messages: list[SessionMessage] = _decode(_SESSION_MESSAGES, text)
+    messages: list[SessionMessage]
+    if len(text) > MAX_BATCH_BYTES:
+        messages = [*_decode(_LONE_SESSION_MESSAGE, text)]  # first: what it refuses is looked at no further
+        _check_text(text)
+    else:
+        _check_text(text)
+        messages = _decode(_SESSION_MESSAGES, text)
+        if len(messages) > MAX_BATCH_MESSAGES:
+            raise ProtocolError(
+                f"receive: {len(messages)} messages in a batch, wanted at most {MAX_BATCH_MESSAGES}"
+            )
     for message in messages:
         if message.bytes:
             check_entries(message.bytes)

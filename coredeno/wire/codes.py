@@ -43,6 +43,7 @@ _REQUEST_ERRORS: dict[str, type[errors.CoreDenoError]] = {
     "LimitExceeded": errors.LimitExceeded,
     "MethodNotFound": errors.MethodNotFound,
     "StoreError": errors.StoreError,
+    "StoreFull": errors.StoreFull,
     "ProtocolError": errors.ProtocolError,
 }
 

@@ -8,6 +8,7 @@ import pytest
 
 from coredeno.errors import LimitExceeded
 from coredeno.interfaces import Files
+from coredeno.services.beneath import open_by_walk
 from coredeno.services.rooted_files import RootedFiles
 from coredeno.testing.contracts.files import FilesContract
 from coredeno.testing.memory_files import FaultyFiles, MemoryFiles
@@ -16,6 +17,16 @@ from coredeno.testing.memory_files import FaultyFiles, MemoryFiles
 class TestRootedFiles(FilesContract):
     async def make(self, folder: Path) -> Files:
         return RootedFiles(folder)
+
+
+class TestRootedFilesByWalk(FilesContract):
+    async def make(self, folder: Path) -> Files:
+        return RootedFiles(folder, opening=open_by_walk)
+
+
+class TestRootedFilesThatHide(FilesContract):
+    async def make(self, folder: Path) -> Files:
+        return RootedFiles(folder, hidden=".core")
 
 
 class TestMemoryFiles(FilesContract):

@@ -36,7 +36,10 @@ class Boot:
         """A running host; `config` and `limits` are what is not as usual in `HostConfig` and `Limits`."""
         self._count += 1
         settings = HostConfig(
-            isolation=self._isolation, allow_unsigned=True, limits=Limits(**limits), **config
+            isolation=self._isolation,
+            allow_unsigned=True,
+            limits=Limits(**limits),
+            **{"restart": None, **config},  # most tests look at what went down
         )
         host = PluginHost(self.root, services=services, hooks=hooks, config=settings)
         if self._compiled.exists():
@@ -115,7 +118,7 @@ def rested() -> Callable[[PluginHost], Awaitable[None]]:
     """Waits until a host has its next spare, and so starts nothing more by itself."""
 
     async def wait(host: PluginHost) -> None:
-        spare = host._loader._supervisor._spare
+        spare = host._parts.loader._supervisor._spare
         await asyncio.wait([spare])
 
     return wait

@@ -23,8 +23,10 @@ from coredeno import (
     PluginRaised,
     Service,
     StoreError,
+    StoreFull,
     rpc,
 )
+from coredeno.config import Program
 from coredeno.events import PermissionDenied as Denied
 
 
@@ -69,7 +71,7 @@ async def load(boot, plugins: Path, *services: Service) -> tuple[PluginHost, Mod
     (boot.root / "notes").mkdir(parents=True)
     (boot.root / "notes" / "a.txt").write_bytes(b"hi \xc3\xa9 \xff")
     (boot.root / "secret.txt").write_text("secret")
-    host = await boot(*services, config={"programs": {"shell": "/bin/sh"}})
+    host = await boot(*services, config={"programs": {"shell": Program("/bin/sh", allow_options=True)}})
     return host, await host.load_path(plugins / "asks")
 
 
@@ -257,7 +259,8 @@ async def test_what_a_service_raises(boot, plugins: Path, app: App, caplog: pyte
         (FailedPrecondition("closed"), "FAILED_PRECONDITION"),
         (LimitExceeded("too many"), "RESOURCE_EXHAUSTED"),
         (denied, "PERMISSION_DENIED"),
-        (StoreError("disk full"), "UNAVAILABLE"),
+        (StoreError("locked"), "UNAVAILABLE"),
+        (StoreFull("disk full"), "RESOURCE_EXHAUSTED"),
     ):
         app.error = raised
         told = await asks.call("refusal", "services.app.fail")
@@ -286,10 +289,10 @@ async def test_an_uncaught_refusal(boot, plugins: Path, app: App):
 
 
 async def test_logs(boot, plugins: Path, app: App, caplog: pytest.LogCaptureFixture, eventually):
-    """`core.log` writes records named by the plugin's code, with level, version and the call's id."""
+    """`core.log` writes records named by the plugin's code, with level, version and the call that they belong to."""
     caplog.set_level(logging.DEBUG)
     _, asks = await load(boot, plugins, app)
-    await asks.call("writeLogs")
+    await asks.call("writeLogs", trace="request 7")
     await eventually(lambda: len(records(caplog, "asks")) == 4)
     assert [(record.levelname, record.getMessage()) for record in records(caplog, "asks")] == [
         ("DEBUG", "debug 1 { a: [ 1, { b: undefined } ] }"),
@@ -299,15 +302,13 @@ async def test_logs(boot, plugins: Path, app: App, caplog: pytest.LogCaptureFixt
     ]
     assert records(caplog, "asks")[3].getMessage().startswith("error RangeError: out of it")
     for record in records(caplog, "asks"):
-        assert record.coredeno_module == "asks"
-        assert record.coredeno_version == "0.1.0"
-        assert isinstance(record.coredeno_call, int)
+        assert (record.plugin, record.plugin_version, record.call_id) == ("asks", "0.1.0", "request 7")
 
 
 async def test_a_module_for_the_original(boot, plugins: Path):
     """A module written for the original runs unchanged: flat names, its results in snake_case, same refusals."""
     boot.root.mkdir(parents=True)
-    host = await boot(config={"programs": {"shell": "/bin/sh"}})
+    host = await boot(config={"programs": {"shell": Program("/bin/sh", allow_options=True)}})
     original = await host.load_path(plugins / "original")
     assert await host.store.get("original", "state") == "ready"
     assert await original.call("everything") == {

@@ -36,6 +36,7 @@ from coredeno import (
     rpc,
 )
 from coredeno import events as happened
+from coredeno.config import Program
 from coredeno.interfaces import Launcher
 from coredeno.testing import FakeLauncher
 from tests.hosts import nothing_left
@@ -281,7 +282,9 @@ async def running(
     (root / "secret" / "key").write_text("nobody's")
     probe = Probe()
     config = HostConfig(
-        allow_unsigned=True, programs={"sh": "/bin/sh"}, limits=Limits(message_bytes=MESSAGE_BYTES)
+        allow_unsigned=True,
+        programs={"sh": Program("/bin/sh", allow_options=True)},
+        limits=Limits(message_bytes=MESSAGE_BYTES),
     )
     host = PluginHost(root, services=[probe], config=config, launcher=launcher)
     async with nothing_left(root), host:
@@ -357,6 +360,15 @@ async def test_processes(app: App):
     app.token = app.host.gateway.issue_token("mine")
     assert await app.ask("ProcessStop", started) == {"ok": True}
     assert await app.ask("ProcessWait", started) == {"exit_code": -15, "stdout": "", "stderr": ""}
+
+
+async def test_what_clients_ask_is_counted_as_their_modules_own(app: App):
+    """Each request is one of the module in whose name it is made."""
+    before = app.host.stats().modules["mine"].requests
+    await app.ask("StoreCount")
+    await app.refused("FileRead", {"path": ".core/store.db"})
+    now = app.host.stats().modules["mine"].requests
+    assert (now.count - before.count, now.denied - before.denied, now.in_flight) == (2, 1, 0)
 
 
 async def test_invoke(app: App):

@@ -1,6 +1,7 @@
 """Sidecars that break the rules, each in one way: its own module pays, in time, and nobody else.
 
-They are the files in `sidecars/`, programs in Python that a host is told to take for Deno.
+They are the files in `sidecars/`, programs in Python that a host is told to take for Deno. They need what a Deno
+does not, such as the whole of Python, so their launcher leaves Landlock off; all else is as with Deno.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from coredeno import (
     SidecarExited,
     UsageError,
 )
+from coredeno.sidecar.launcher import DenoLauncher
 from tests.hosts import is_gone, nothing_left
 
 Eventually = Callable[..., Awaitable[None]]
@@ -85,11 +87,12 @@ async def test_a_start_fails_in_time_and_leaves_nothing(
 ):
     """The error is typed and says what the sidecar did; the deadline of the start is kept."""
     start_timeout_s = 0.4 if "was not ready" in message else 10
-    config = HostConfig(deno=sidecar(name), start_timeout_s=start_timeout_s)
+    config = HostConfig(start_timeout_s=start_timeout_s)
+    launcher = DenoLauncher(sidecar(name), landlock=False)
     async with nothing_left(tmp_path / "app"):
         began = time.monotonic()
         with pytest.raises(error) as caught:
-            await PluginHost(tmp_path / "app", config=config).start()
+            await PluginHost(tmp_path / "app", config=config, launcher=launcher).start()
         took_s = time.monotonic() - began
     assert re.search(message, str(caught.value)), str(caught.value)
     assert type(caught.value) is error
@@ -102,10 +105,10 @@ async def test_what_a_sidecar_leaves_running_is_killed_with_it(
     tmp_path: Path, sidecar: Callable[[str], Path], eventually: Eventually
 ):
     """A sidecar that has ended takes its whole group along, and nobody waits for pipes that others hold."""
-    config = HostConfig(deno=sidecar("leaves_a_child"))
+    launcher = DenoLauncher(sidecar("leaves_a_child"), landlock=False)
     began = time.monotonic()
     with pytest.raises(SidecarExited) as caught:
-        await PluginHost(tmp_path / "app", config=config).start()
+        await PluginHost(tmp_path / "app", launcher=launcher).start()
     assert time.monotonic() - began < 3
     assert caught.value.exit_code == 4
     child = re.search(r"child (\d+)", caught.value.stderr_tail)
@@ -115,8 +118,9 @@ async def test_what_a_sidecar_leaves_running_is_killed_with_it(
 
 async def test_last_words_are_few_and_plain(tmp_path: Path, sidecar: Callable[[str], Path]):
     """Of a flood of last words the error holds a bounded end, without control characters."""
+    launcher = DenoLauncher(sidecar("floods_stderr_and_ends"), landlock=False)
     with pytest.raises(SidecarExited) as caught:
-        await PluginHost(tmp_path, config=HostConfig(deno=sidecar("floods_stderr_and_ends"))).start()
+        await PluginHost(tmp_path, launcher=launcher).start()
     assert caught.value.exit_code == 1
     assert "www" in caught.value.stderr_tail
     assert len(caught.value.stderr_tail) < 4096
@@ -128,10 +132,11 @@ async def test_a_flood_of_log_is_drained_and_cut(
 ):
     """A sidecar that writes 16 MiB of text starts all the same; lines are cut, and the host keeps none of it."""
     caplog.set_level(logging.CRITICAL)  # the test must not keep it either
-    config = HostConfig(deno=sidecar("floods_stderr"), allow_unsigned=True)
+    config = HostConfig(allow_unsigned=True)
+    launcher = DenoLauncher(sidecar("floods_stderr"), landlock=False)
     tracemalloc.start()
     try:
-        async with PluginHost(tmp_path / "app", config=config) as host:
+        async with PluginHost(tmp_path / "app", config=config, launcher=launcher) as host:
             _now, peak = tracemalloc.get_traced_memory()
             assert peak < 8 * 1024 * 1024
             module = await host.load_path(write("good", ""))
@@ -164,8 +169,9 @@ class Pair:
 
 @asynccontextmanager
 async def pair(root: Path, deno: Path, write: Write) -> AsyncIterator[Pair]:
-    config = HostConfig(deno=deno, allow_unsigned=True, limits=LIMITS)
-    async with nothing_left(root), PluginHost(root, config=config) as host:
+    config = HostConfig(allow_unsigned=True, restart=None, limits=LIMITS)
+    launcher = DenoLauncher(deno, landlock=False)
+    async with nothing_left(root), PluginHost(root, config=config, launcher=launcher) as host:
         both = Pair(host, write)
         await both.load("good")
         await both.load("bad")
@@ -257,9 +263,10 @@ async def test_a_sidecar_that_ignores_everything_is_killed_within_the_grace(
 ):
     """Asked, waited for, killed: one module takes its grace, and a whole host takes it once, not once for each."""
     root = tmp_path / "app"
-    config = HostConfig(deno=sidecar("ignores_shutdown"), allow_unsigned=True, limits=LIMITS)
+    config = HostConfig(allow_unsigned=True, restart=None, limits=LIMITS)
+    launcher = DenoLauncher(sidecar("ignores_shutdown"), landlock=False)
     async with nothing_left(root):
-        async with PluginHost(root, config=config) as host:
+        async with PluginHost(root, config=config, launcher=launcher) as host:
             for number in range(4):
                 await host.load_path(write(f"m{number}", ""))
             began = time.monotonic()
@@ -274,8 +281,9 @@ async def test_an_answer_of_another_form_fails_the_load(
 ):
     """What a sidecar says of a load is checked like everything else that comes from it."""
     root = tmp_path / "app"
-    config = HostConfig(deno=sidecar("loads_wrongly"), allow_unsigned=True, limits=LIMITS)
-    async with nothing_left(root), PluginHost(root, config=config) as host:
+    config = HostConfig(allow_unsigned=True, restart=None, limits=LIMITS)
+    launcher = DenoLauncher(sidecar("loads_wrongly"), landlock=False)
+    async with nothing_left(root), PluginHost(root, config=config, launcher=launcher) as host:
         with pytest.raises(ProtocolError, match="load: Expected `bool`"):
             await host.load_path(write("bad", ""))
         assert host.modules["bad"].state is ModuleState.ERRORED
@@ -311,11 +319,11 @@ async def test_a_launcher_that_fails_oddly_fails_the_start_at_once(
     tmp_path: Path, sidecar: Callable[[str], Path]
 ):
     """Whatever a launcher of the app's own raises, in whichever step, the host says so and is not left waiting."""
-    from coredeno.sidecar.launcher import DenoLauncher, DenoProcess  # noqa: PLC0415
+    from coredeno.sidecar.launcher import DenoProcess  # noqa: PLC0415
 
     class Odd(DenoLauncher):
         def __init__(self, step: str) -> None:
-            super().__init__(sidecar("playing"))
+            super().__init__(sidecar("playing"), landlock=False)
             self.step = step
 
         async def launch(self, order, door) -> DenoProcess:

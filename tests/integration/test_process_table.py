@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +24,7 @@ from coredeno.errors import (
     UsageError,
 )
 from coredeno.interfaces import ProcessResult
-from coredeno.services.process_table import ProcessTable, _start_error
+from coredeno.services.process_table import _LEASH, ProcessTable, _start_error
 from coredeno.testing.turned_clock import TurnedClock
 
 SH = Path("/bin/sh")
@@ -93,6 +94,115 @@ async def test_folder_stdin_and_descriptors(table: ProcessTable, tmp_path: Path)
         os.close(leaky)
         os.close(other)
     assert result == ProcessResult(exit_code=0, stdout=f"{tmp_path}\nclosed\n", stderr="")
+
+
+async def test_what_each_program_is_started_with(table: ProcessTable, tmp_path: Path):
+    """It can gain no rights, dumps no core, ignores no signal even if its host does, and makes files as that does."""
+    script = "grep -E '^(NoNewPrivs|SigIgn|SigBlk):' /proc/self/status; ulimit -c; ulimit -Hc; umask"
+    umask = os.umask(0o027)
+    quitting = signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    try:
+        result = await run(table, tmp_path, script)
+    finally:
+        signal.signal(signal.SIGQUIT, quitting)
+        os.umask(umask)
+    words = result.stdout.split()
+    assert words == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16, "NoNewPrivs:", "1", "0", "0", "0027"]
+    assert result.stderr == ""
+
+
+VICTIM = """
+import asyncio, sys
+from pathlib import Path
+from coredeno import HostConfig
+from coredeno.services.process_table import ProcessTable
+from coredeno.testing import MemorySource, fake_host
+
+class Plugin:
+    async def init(self, core):
+        for name in ("tool", "escaped"):
+            await core.processes.start(name)
+
+async def main():
+    config = HostConfig(programs={"tool": sys.argv[2], "escaped": sys.argv[3]})
+    manifest = "code: a\\nversion: 1.0\\npermissions: {run: [tool, escaped]}\\n"
+    root = Path(sys.argv[1])
+    async with fake_host(root, {"a": Plugin}, processes=ProcessTable(), config=config) as host:
+        await host.load_source(MemorySource(manifest))
+        print(host.socket.parent, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_programs_die_with_a_host_that_is_killed(tmp_path: Path, eventually: Eventually):
+    """Within a second of the host's SIGKILL, though one ignores all signals that it can and has closed its pipes."""
+    for name, line in (
+        ("tool", "exec sleep 60"),
+        ("escaped", "trap '' TERM HUP INT PIPE; exec sleep 60 >&- 2>&-"),
+    ):
+        script = tmp_path / name
+        script.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/{name}.pid\n{line}\n")
+        script.chmod(0o755)
+    arguments = [str(tmp_path / "app"), str(tmp_path / "tool"), str(tmp_path / "escaped")]
+    host = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", VICTIM, *arguments, stdout=asyncio.subprocess.PIPE, cwd=Path.cwd()
+    )
+    try:
+        assert host.stdout is not None
+        sockets = Path((await host.stdout.readline()).decode().strip())
+        files = [tmp_path / "tool.pid", tmp_path / "escaped.pid"]
+        await eventually(lambda: all(pid_in(file) for file in files))
+        pids = [pid_in(file) or 0 for file in files]
+        assert not any(is_gone(pid) for pid in pids)
+    finally:
+        host.kill()
+        await host.wait()
+    await eventually(lambda: all(is_gone(pid) for pid in pids), within_s=1)
+    await asyncio.to_thread(shutil.rmtree, sockets)
+
+
+async def test_a_program_whose_host_has_gone_before_it_began_does_not_begin(tmp_path: Path):
+    """The leash looks whether its host is still there, for of an end before that no signal comes."""
+    ours, theirs = os.pipe()
+    try:
+        leash = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", "-B", str(_LEASH), "1", str(theirs)),
+            *("/bin/touch", str(tmp_path / "began")),
+            pass_fds=[theirs],
+        )
+        assert await leash.wait() == 1
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert not (tmp_path / "began").exists()
+
+
+async def test_a_frozen_app_starts_programs_without_a_leash(
+    table: ProcessTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It has no Python to run one with: its `sys.executable` is the app."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "executable", "/nonexistent/app")
+    assert (await run(table, tmp_path, "echo runs")).stdout == "runs\n"
+    with pytest.raises(NotFound):
+        await table.start(tmp_path / "none", [], owner="m", cwd=tmp_path)
+
+
+async def test_without_a_descriptor_there_is_no_start(
+    table: ProcessTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The machine's shortage is told as one, and nothing is kept of the attempt."""
+
+    def none_left() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pipe", none_left)
+        with pytest.raises(LimitExceeded, match="Too many open files"):
+            await table.start(SH, [], owner="m", cwd=tmp_path)
+    assert (await run(table, tmp_path, "echo runs")).stdout == "runs\n"
 
 
 async def test_a_session_of_its_own(table: ProcessTable, tmp_path: Path):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import os
 import resource
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,32 +33,42 @@ from coredeno.errors import (
     UsageError,
 )
 from coredeno.interfaces import FileEntry, Files
-from coredeno.services.rooted_files import RootedFiles, _as_request_errors, in_thread
+from coredeno.services import beneath
+from coredeno.services.beneath import Opening, best_opening, open_by_openat2, open_by_walk
+from coredeno.services.rooted_files import RootedFiles, _as_request_errors
+from coredeno.services.threads import DiskThreads, in_thread
 from coredeno.testing.memory_files import MemoryFiles
 
 LOTS = 1 << 24
+OPENINGS = [open_by_walk, open_by_openat2] if sys.platform.startswith("linux") else [open_by_walk]
 SECRET = b"of the host"
 
 
 class Case:
     """A root, and beside it what no module may reach."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, opening: Opening) -> None:
         self.root = folder / "app"
         self.outside = folder / "app-secret"
         self.root.mkdir()
         self.outside.mkdir()
         self.secret = self.outside / "secret"
         self.secret.write_bytes(SECRET)
-        self.files = RootedFiles(self.root)
+        self.files = RootedFiles(self.root, opening=opening)
 
     def untouched(self) -> bool:
         return os.listdir(self.outside) == ["secret"] and self.secret.read_bytes() == SECRET  # noqa: PTH208
 
 
+@pytest.fixture(params=OPENINGS)
+def opening(request: pytest.FixtureRequest) -> Opening:
+    """Each way by which a path is resolved: what holds, holds by both."""
+    return request.param
+
+
 @pytest.fixture
-def case(tmp_path: Path) -> Case:
-    return Case(tmp_path)
+def case(tmp_path: Path, opening: Opening) -> Case:
+    return Case(tmp_path, opening)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -93,6 +105,22 @@ async def test_symlink_dir(case: Case):
     assert case.untouched()
 
 
+async def test_symlink_in_the_middle(case: Case):
+    """A link far above the last component leads nowhere either."""
+    (case.root / "link").symlink_to(case.root.parent)
+    with pytest.raises(NotFound):
+        await case.files.read("link/app-secret/secret", limit_bytes=LOTS)
+    with pytest.raises(NotFound):
+        await case.files.list("link/app-secret")
+    with pytest.raises(NotFound):
+        await case.files.delete("link/app-secret/secret")
+    for path in ("link/app-secret/secret", "link/app-secret/new", "link/new/new"):
+        with pytest.raises(FailedPrecondition):
+            await case.files.write(path, b"x")
+    assert case.untouched()
+    assert names_in(case.root.parent) == ["app", "app-secret"]
+
+
 @pytest.mark.parametrize("target", ["inside", "inside/file", "missing", "/proc/self/cwd", "."])
 async def test_symlinks_that_stay_inside_are_not_followed_either(case: Case, target: str):
     """Wherever a link leads, it counts as not found."""
@@ -118,8 +146,10 @@ async def test_write_through_link(case: Case):
     assert names_in(case.root) == ["dangling", "file", "folder"]
 
 
-async def test_symlink_swap(case: Case):
+@pytest.mark.parametrize("above", [False, True])
+async def test_symlink_swap(case: Case, *, above: bool):
     """While a folder is swapped for a link to the outside again and again, nothing outside is reached."""
+    to, path = (case.outside.parent, "d/app-secret") if above else (case.outside, "d")
     folder, away, link = case.root / "d", case.root / "away", case.root / "link"
 
     def set_up() -> None:
@@ -127,9 +157,10 @@ async def test_symlink_swap(case: Case):
             if path.is_symlink():
                 path.unlink()
             shutil.rmtree(path, ignore_errors=True)
-        folder.mkdir(exist_ok=True)
+        (folder / "app-secret").mkdir(parents=True, exist_ok=True)
+        (folder / "app-secret" / "secret").write_bytes(b"inside")
         (folder / "secret").write_bytes(b"inside")
-        link.symlink_to(case.outside)
+        link.symlink_to(to)
 
     def swap() -> None:
         folder.rename(away)
@@ -139,12 +170,12 @@ async def test_symlink_swap(case: Case):
 
     outcomes: set[str] = set()
     with racing(set_up, swap):
-        for _ in range(150):
-            outcomes.add(await outcome(case.files.read("d/secret", limit_bytes=LOTS)))
-            outcomes.add(await outcome(case.files.list("d")))
-            await outcome(case.files.write("d/secret", b"inside"))
-            await outcome(case.files.write("d/new", b"inside"))
-            await outcome(case.files.delete("d/new"))
+        for _ in for_a_while():
+            outcomes.add(await outcome(case.files.read(f"{path}/secret", limit_bytes=LOTS)))
+            outcomes.add(await outcome(case.files.list(path)))
+            await outcome(case.files.write(f"{path}/secret", b"inside"))
+            await outcome(case.files.write(f"{path}/new", b"inside"))
+            await outcome(case.files.delete(f"{path}/new"))
     assert case.untouched()
     assert repr(SECRET) not in outcomes
     assert repr(b"inside") in outcomes
@@ -163,12 +194,18 @@ async def test_symlink_swap_of_a_file(case: Case):
 
     outcomes: set[str] = set()
     with racing(lambda: None, swap):
-        for _ in range(150):
+        for _ in for_a_while():
             outcomes.add(await outcome(case.files.read("f", limit_bytes=LOTS)))
             await outcome(case.files.write("f", b"inside"))
     assert case.untouched()
     assert repr(SECRET) not in outcomes
     assert repr(b"inside") in outcomes
+
+
+def for_a_while(seconds: float = 2) -> Iterator[None]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        yield
 
 
 @contextmanager
@@ -242,12 +279,13 @@ async def test_path_prefix(case: Case, path: str):
         st.sampled_from(["..", ".", "", "app-secret", "secret", "a", "link", "\\", "\0", "x" * 256])
         | st.text(),
         max_size=6,
-    ).map("/".join)
+    ).map("/".join),
+    st.sampled_from(OPENINGS),
 )
-def test_no_path_leads_out(path: str):
+def test_no_path_leads_out(path: str, opening: Opening):
     """Whatever the path, reading gives no secret, and writing and deleting change nothing outside."""
     with short_lived_folder() as folder:
-        case = Case(folder)
+        case = Case(folder, opening)
         (case.root / "link").symlink_to(case.outside)
 
         async def attack() -> None:
@@ -274,9 +312,9 @@ def odd(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[Path]:
     path.unlink()
 
 
-async def test_what_is_no_plain_file_neither_blocks_nor_changes(odd: Path):
+async def test_what_is_no_plain_file_neither_blocks_nor_changes(odd: Path, opening: Opening):
     """A fifo without a writer, or a socket: not read, written, listed or deleted, and no waiting."""
-    files = RootedFiles(odd.parent)
+    files = RootedFiles(odd.parent, opening=opening)
     async with asyncio.timeout(5):
         for operation in (
             files.read("odd", limit_bytes=LOTS),
@@ -290,10 +328,10 @@ async def test_what_is_no_plain_file_neither_blocks_nor_changes(odd: Path):
     assert names_in(odd.parent) == ["odd"]
 
 
-async def test_a_device_is_no_plain_file():
+async def test_a_device_is_no_plain_file(opening: Opening):
     """A device that lies beneath a root is not read."""
     with pytest.raises(FailedPrecondition):
-        await RootedFiles(Path("/dev")).read("null", limit_bytes=LOTS)
+        await RootedFiles(Path("/dev"), opening=opening).read("null", limit_bytes=LOTS)
 
 
 async def test_names_that_no_path_can_name_are_not_listed(case: Case):
@@ -414,12 +452,147 @@ async def test_what_a_crash_left_is_neither_seen_nor_in_the_way(case: Case):
     assert names_in(case.root) == []
 
 
-async def test_a_file_larger_than_it_says_is_held_to_the_limit():
-    """What counts is what is read: files in /proc say that they are empty."""
-    files = RootedFiles(Path("/proc/self"))
-    assert b"Pid:" in await files.read("status", limit_bytes=LOTS)
+async def test_a_file_larger_than_it_says_is_held_to_the_limit(case: Case, monkeypatch: pytest.MonkeyPatch):
+    """What counts is what is read: a file that grows after it was looked at is whole, or over the limit."""
+    (case.root / "log").write_bytes(b"begun")
+    real = os.fstat
+
+    def fstat(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        if stat.S_ISREG(status.st_mode):
+            with (case.root / "log").open("ab") as file:
+                file.write(b", grown")
+        return status
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    assert await case.files.read("log", limit_bytes=LOTS) == b"begun, grown"
     with pytest.raises(LimitExceeded, match="grown"):
-        await files.read("status", limit_bytes=10)
+        await case.files.read("log", limit_bytes=12)
+
+
+@pytest.mark.parametrize(
+    ("root", "path"),
+    [
+        ("/proc", "self/environ"),
+        ("/proc/self", "environ"),
+        ("/proc", "self"),
+        ("/proc", "1/environ"),
+        ("/proc", "self/fd/0"),
+        ("/proc", "self/root/etc/passwd"),
+        ("/sys", "kernel/osrelease"),
+    ],
+)
+async def test_proc_environ(opening: Opening, root: str, path: str):
+    """What the kernel makes up is not there, even where the app's root has it in it."""
+    files = RootedFiles(Path(root), opening=opening)
+    with pytest.raises(NotFound):
+        await files.read(path, limit_bytes=LOTS)
+    with pytest.raises(NotFound):
+        await files.list(".")
+    with pytest.raises(FailedPrecondition):
+        await files.write("comm", b"x")
+
+
+@pytest.mark.parametrize("root", ["/", "//", "/usr/.."])
+def test_the_root_of_the_machine_is_refused(root: str):
+    """A root in which all is would be no bound."""
+    with pytest.raises(UsageError, match="whole machine"):
+        RootedFiles(Path(root))
+
+
+async def test_what_is_hidden_is_known_by_what_it_is(tmp_path: Path, opening: Opening):
+    """The hidden folder is not there by any name: what is compared is the folder that was opened."""
+    files = RootedFiles(tmp_path, hidden=".core", opening=opening)
+    await files.write("a/b", b"x")  # also as long as there is nothing to hide
+    (tmp_path / ".core" / "plugins").mkdir(parents=True)
+    (tmp_path / ".core" / "store.db").write_bytes(SECRET)
+    for path in (".core/store.db", ".core/plugins/x", ".core/missing"):
+        with pytest.raises(NotFound):
+            await files.read(path, limit_bytes=LOTS)
+        with pytest.raises(FailedPrecondition):
+            await files.write(path, b"x")
+        with pytest.raises(NotFound):
+            await files.delete(path)
+    for path in (".core", ".core/plugins"):
+        with pytest.raises(NotFound):
+            await files.list(path)
+    assert names_in(tmp_path / ".core") == ["plugins", "store.db"]
+    assert await files.read("a/b", limit_bytes=LOTS) == b"x"
+    assert await files.list("a") == [FileEntry(name="b", is_dir=False, size=1)]
+
+
+@pytest.mark.parametrize(
+    "parts", [("..",), ("a", "..", "..", "out"), ("../out",), ("a/../../out",), ("/etc",)]
+)
+def test_no_way_leads_above_the_folder(tmp_path: Path, opening: Opening, parts: tuple[str, ...]):
+    """Whatever the parts are: who checks paths is one fence, this is the other."""
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    above = os.open(tmp_path / "in", beneath.ROOT)
+    try:
+        with pytest.raises(OSError, match=r"cross-device|Cross-device|Invalid"):
+            os.close(opening(above, parts, beneath.FOLDER))
+    finally:
+        os.close(above)
+
+
+def test_the_best_way_is_chosen_by_what_the_kernel_does(monkeypatch: pytest.MonkeyPatch):
+    """openat2 is taken where it is seen to resolve beneath; where it is missing or lies, it is the walk."""
+    if sys.platform.startswith("linux"):
+        assert best_opening() is open_by_openat2
+
+    def missing(above: int, parts: Sequence[str], flags: int) -> int:
+        raise OSError(errno.ENOSYS, "no such call")
+
+    for broken in (missing, lambda above, parts, flags: os.open("/", flags)):
+        monkeypatch.setattr(beneath, "open_by_openat2", broken)
+        assert best_opening() is open_by_walk
+    monkeypatch.setattr(os, "uname", lambda: type("Machine", (), {"machine": "alpha"}))
+    assert best_opening() is open_by_walk
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EINTR])
+async def test_openat2_that_is_disturbed(case: Case, monkeypatch: pytest.MonkeyPatch, number: int):
+    """Where the kernel could not be sure, or a signal came in, the file is opened all the same, and safely."""
+    await case.files.write("a/b", b"x")
+    (case.root / "link").symlink_to(case.outside)
+    left = 0
+
+    class Libc:
+        def syscall(self, *arguments: object) -> int:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                return real().syscall(*arguments)
+            ctypes.set_errno(number)
+            return -1
+
+        def fstatfs(self, *arguments: object) -> int:
+            return real().fstatfs(*arguments)
+
+    real = beneath._libc
+    monkeypatch.setattr(beneath, "_libc", Libc)
+    left = 1
+    assert await case.files.read("a/b", limit_bytes=LOTS) == b"x"
+    left = 1
+    with pytest.raises(NotFound):
+        await case.files.read("link/secret", limit_bytes=LOTS)
+
+
+async def test_a_folder_of_the_root_stays_open_while_it_is_moved_out(case: Case):
+    """Who holds a folder that is moved elsewhere may still write into that folder, and into no other."""
+    away = case.outside.parent / "away"
+
+    def swap() -> None:
+        (case.root / "d").rename(away)
+        away.rename(case.root / "d")
+
+    outcomes: set[str] = set()
+    with racing(lambda: (case.root / "d").mkdir(exist_ok=True), swap):
+        for _ in range(100):
+            outcomes.add(await outcome(case.files.write("d/x", b"inside")))
+    assert case.untouched()
+    assert outcomes <= {"None", "FailedPrecondition"}
 
 
 async def test_a_folder_with_too_many_entries(case: Case):
@@ -537,6 +710,22 @@ async def test_work_that_has_not_begun_is_dropped(case: Case):
     assert await case.files.list(".") == []
 
 
+async def test_disk_threads_are_so_many_and_end(case: Case):
+    """Work is done by threads of the host's own, so many at most; none is left when they are closed."""
+    threads = DiskThreads(most=2)
+    files = RootedFiles(case.root, run=threads.run)
+    await asyncio.gather(*(files.write(str(number), b"x") for number in range(8)))
+    own = [thread for thread in threading.enumerate() if thread.name.startswith("coredeno disk")]
+    assert len(own) == 2
+    under_way = asyncio.create_task(files.write("last", b"x"))
+    await asyncio.sleep(0)
+    await threads.aclose()
+    await threads.aclose()
+    await under_way
+    assert not any(thread.is_alive() for thread in own)
+    assert await case.files.read("last", limit_bytes=1) == b"x"
+
+
 async def test_the_loop_goes_on_while_the_disk_works(case: Case):
     """Files of many megabytes are written and read while the loop turns."""
     data = os.urandom(1 << 20) * 12
@@ -571,11 +760,13 @@ def short_lived_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@given(st.lists(OPERATIONS, max_size=25))
-def test_the_disk_does_what_the_dictionary_does(operations: list[Callable[[Files], Awaitable[object]]]):
+@given(st.lists(OPERATIONS, max_size=25), st.sampled_from(OPENINGS))
+def test_the_disk_does_what_the_dictionary_does(
+    operations: list[Callable[[Files], Awaitable[object]]], opening: Opening
+):
     """Any row of operations has the same results and errors on `RootedFiles` and on `MemoryFiles`."""
     with short_lived_folder() as folder:
-        rooted, memory = RootedFiles(folder), MemoryFiles()
+        rooted, memory = RootedFiles(folder, opening=opening), MemoryFiles()
 
         async def compare() -> None:
             for operation in operations:

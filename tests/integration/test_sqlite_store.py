@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -13,29 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from coredeno.errors import StoreError, UsageError
-from coredeno.interfaces import StoreChange
+from coredeno.errors import LimitExceeded, StoreCorrupt, StoreError, StoreFull, UsageError
+from coredeno.interfaces import StoreChange, StoreQuota
 from coredeno.store import schema, statements
 from coredeno.store.sqlite import FILE_NAME, SqliteStore
-
-WRITES_AND_SAYS_SO = """
-import asyncio, sys
-from pathlib import Path
-from coredeno.interfaces import StoreChange
-from coredeno.store.sqlite import SqliteStore
-
-async def main():
-    store = SqliteStore()
-    await store.open(Path(sys.argv[1]))
-    async def write(key):
-        for number in range(1, 1_000_000):
-            await store.write([StoreChange(group="g", key=key, value=str(number))])
-            sys.stdout.write(f"{key} {number}\\n")
-            sys.stdout.flush()
-    await asyncio.gather(*(write(str(task)) for task in range(16)))
-
-asyncio.run(main())
-"""
 
 WRITES_BEYOND_THE_LIMIT = """
 import asyncio, resource, sys
@@ -103,30 +85,6 @@ def commits(folder: Path) -> int:
     """
     log = (folder / f"{FILE_NAME}-wal").read_bytes()
     return sum(any(log[frame + 4 : frame + 8]) for frame in range(32, len(log), 24 + 4_096))
-
-
-@pytest.mark.parametrize("attempt", range(3))
-def test_what_was_acknowledged_survives_kill_9(attempt: int, tmp_path: Path):
-    """A process that is killed in the middle of writing has lost no write that it had been told was done."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", WRITES_AND_SAYS_SO, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None
-    lines = [child.stdout.readline() for _ in range(300 + 333 * attempt)]
-    child.kill()
-    lines += child.stdout.read().splitlines(keepends=True)
-    child.stdout.close()
-    child.wait()
-    acknowledged = dict(line.split() for line in lines if line.endswith("\n"))
-
-    async def check() -> dict[str, str]:
-        async with opened(tmp_path) as store:
-            return await store.read("g")
-
-    found = asyncio.run(check())
-    assert len(acknowledged) == 16
-    for key, number in acknowledged.items():
-        assert int(found[key]) >= int(number)
 
 
 async def test_a_commit_is_synced_to_the_disk(tmp_path: Path):
@@ -302,10 +260,13 @@ def truncated(file: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (newer, "schema has version 999, wanted at most 1"),
+        (newer, "schema has version 999, wanted at most 2"),
         (foreign, "another program's database"),
         (truncated, "malformed, wanted an undamaged database"),
-        (lambda file: file.write_bytes(b"dear diary, " * 1_000), "not a database, wanted a SQLite database"),
+        (
+            lambda file: file.write_bytes(b"dear diary, " * 1_000),
+            "file is not a database, wanted an undamaged database",
+        ),
         (lambda file: file.write_bytes(b"SQLite format 3\0" + bytes(10_000)), "wanted a"),
         (lambda file: file.mkdir(), "unable to open database file"),
     ],
@@ -353,26 +314,60 @@ def test_a_journal_that_cannot_be_wal_is_refused():
     connection.close()
 
 
+def damage(file: Path, at: int, data: bytes) -> None:
+    """From another process: here, closing the file would drop the locks that SQLite holds on it."""
+    code = "import os, sys; os.pwrite(os.open(sys.argv[1], os.O_WRONLY), sys.stdin.buffer.read(), int(sys.argv[2]))"
+    subprocess.run([sys.executable, "-c", code, str(file), str(at)], input=data, check=True)
+
+
+def leaves(file: Path) -> list[int]:
+    """Where the pages of tables are in the file whose rows they hold.
+
+    https://www.sqlite.org/fileformat2.html#b_tree_pages
+    """
+    data = file.read_bytes()
+    return [at for at in range(4096, len(data), 4096) if data[at] == 0x0D]
+
+
 async def test_a_damaged_page_fails_only_the_reads_that_need_it(tmp_path: Path):
-    """Of many reads at once those that meet the damage are StoreErrors; the others get their values."""
+    """Of many reads at once those that meet damage done at run time are `StoreCorrupt`; the others get their values."""
+    file = tmp_path / FILE_NAME
     async with opened(tmp_path) as store:
         await store.write([change(f"{n:03}", "v" * 3_000) for n in range(200)])
-    file = tmp_path / FILE_NAME
-    data = bytearray(file.read_bytes())
-    # One table leaf in the middle of the file becomes noise.
-    page = next(at for at in range(100 * 4096, len(data), 4096) if data[at] == 0x0D)
-    data[page : page + 4096] = b"\xa5" * 4096
-    file.write_bytes(data)
     async with opened(tmp_path) as store:
+        # One table leaf in the middle of the file becomes noise.
+        await asyncio.to_thread(damage, file, leaves(file)[100], b"\xa5" * 4096)
         results = await asyncio.gather(
             *(store.read("g", [f"{n:03}"]) for n in range(200)), return_exceptions=True
         )
-        failed = [result for result in results if isinstance(result, StoreError)]
+        failed = [result for result in results if isinstance(result, StoreCorrupt)]
         assert 1 <= len(failed) <= 4
+        assert {(error.path, error.problem) for error in failed} == {
+            (FILE_NAME, "database disk image is malformed")
+        }
         assert "reading from store.db: database disk image is malformed" in str(failed[0])
         assert sum(isinstance(result, dict) and len(result) == 1 for result in results) == 200 - len(failed)
-        with pytest.raises(StoreError, match="malformed"):
+        with pytest.raises(StoreCorrupt, match="malformed"):
             await store.read("g")
+        await store.write([change("after")])
+        assert await store.read("g", ["after"]) == {"after": "v"}
+    with pytest.raises(StoreCorrupt, match=r"opening .*store\.db: "):
+        await SqliteStore().open(tmp_path)
+
+
+async def test_text_that_was_damaged_is_corruption(tmp_path: Path):
+    """What is no UTF-8 any more was never written so: a `StoreCorrupt`, whether it is read alone or with others."""
+    file = tmp_path / FILE_NAME
+    async with opened(tmp_path) as store:
+        await store.write([change("small", "é" * 20), change("large", "ü" * 50_000), change("whole", "v")])
+    data = file.read_bytes()
+    damage(file, data.index("é".encode() * 10) + 2, b"\xff\xfe")
+    damage(file, data.index("ü".encode() * 10) + 2, b"\xff\xfe")
+    async with opened(tmp_path) as store:
+        for keys in (["small"], ["large"], None):
+            with pytest.raises(StoreCorrupt, match=r"reading from store\.db: .*UTF-8"):
+                await store.read("g", keys)
+        assert await store.read("g", ["whole"]) == {"whole": "v"}
 
 
 async def test_older_files_are_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -384,8 +379,104 @@ async def test_older_files_are_migrated(tmp_path: Path, monkeypatch: pytest.Monk
     for _ in range(2):
         async with opened(tmp_path) as store:
             assert await store.read("g") == {"k": "v"}
-            assert await store._writer.fetch(("PRAGMA user_version", ()), "asking") == [(2,)]
+            assert await store._writer.fetch(("PRAGMA user_version", ()), "asking") == [(schema.VERSION,)]
             assert await store._writer.fetch(("SELECT count(*) FROM added", ()), "asking") == [(0,)]
+
+
+async def test_a_file_of_the_first_version_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What a store of before quotas holds counts, to the byte."""
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        patch.setattr(schema, "VERSION", 1)
+
+        def fill() -> None:
+            connection = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+            schema.prepare(connection, tmp_path / FILE_NAME)
+            rows = [("g", "é", "12"), ("g", "b", "\0\0"), ("h", "c", "x" * 50)]
+            connection.executemany("INSERT INTO change VALUES (?, ?, ?)", rows)
+            connection.close()
+
+        await asyncio.to_thread(fill)
+    quota = StoreQuota(keys=3, bytes=9)
+    async with opened(tmp_path) as store:
+        assert (await store.count("g"), await store.count("h")) == (2, 1)
+        with pytest.raises(
+            LimitExceeded, match="it has 2 keys and 7 bytes, and would have more than the 3 keys and 9"
+        ):
+            await store.write([StoreChange(group="g", key="k", value="12")], quota=quota)
+        await store.write([StoreChange(group="g", key="k", value="1")], quota=quota)
+
+
+async def test_what_is_counted_is_what_is_there(tmp_path: Path):
+    """After any row of changes, refused ones too, the count of each group is that of its keys and bytes."""
+    chance = random.Random(7)
+    async with opened(tmp_path) as store:
+        for _ in range(30):
+            writes = []
+            for _ in range(40):
+                key = chance.choice([None, *"abcdefghijk", "é\0"]) if chance.random() < 0.9 else None
+                value = None if key is None or chance.random() < 0.3 else "é" * chance.randrange(9)
+                writes.append(StoreChange(group=chance.choice("gh"), key=key, value=value))
+            quota = StoreQuota(keys=7, bytes=60)
+            await asyncio.gather(*(store.write([w], quota=quota) for w in writes), return_exceptions=True)
+            sql = """
+                SELECT "group", count(*), sum(length(CAST(key AS BLOB)) + length(CAST(value AS BLOB)))
+                FROM entry GROUP BY 1 EXCEPT SELECT "group", keys, bytes FROM usage
+            """
+            rows = await store._writer.fetch((sql, ()), "comparing")
+            assert rows == []
+            assert await store._writer.fetch(
+                ("SELECT count(*) FROM usage WHERE keys > 7 OR keys < 1 OR bytes > 60", ()), "asking"
+            ) == [(0,)]
+
+
+async def test_who_is_refused_does_not_slow_down_the_others(tmp_path: Path):
+    """64 writes at once of which half are refused are one transaction, not one for each."""
+    async with opened(tmp_path) as store:
+        quota = StoreQuota(keys=0, bytes=0)
+        before = commits(tmp_path)
+        results = await asyncio.gather(
+            *(store.write([change(str(n))], quota=quota if n % 2 else None) for n in range(64)),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(result, LimitExceeded) for result in results) == 32
+        assert await store.count("g") == 32
+        assert commits(tmp_path) == before + 1
+
+
+async def test_a_large_write_over_its_quota_changes_nothing(tmp_path: Path):
+    """More changes than one statement takes are refused together."""
+    async with opened(tmp_path) as store:
+        with pytest.raises(LimitExceeded):
+            await store.write([change(str(n)) for n in range(600)], quota=StoreQuota(keys=599, bytes=1 << 20))
+        assert await store.count("g") == 0
+        many = [str(number) for number in range(600)]
+        await store.write([change(key) for key in many], quota=StoreQuota(keys=600, bytes=1 << 20))
+        assert len(await store.read("g", many, limit_bytes=1 << 20)) == 600
+        with pytest.raises(LimitExceeded):
+            await store.read("g", many, limit_bytes=100)
+
+
+async def test_a_group_that_is_emptied_and_filled_while_it_is_read(tmp_path: Path):
+    """A read with a limit gives what the group had at some moment, or refuses it; never nothing for something."""
+    async with opened(tmp_path) as store:
+        small, large = [change("k")], [change("k", "v" * 100)]
+        await store.write(small)
+        done = False
+
+        async def change_it() -> None:
+            while not done:
+                await store.write(large)
+                await store.write(small)
+
+        changing = asyncio.create_task(change_it())
+        for _ in range(100):
+            try:
+                assert await store.read("g", limit_bytes=10) == {"k": "v"}
+            except LimitExceeded:
+                continue
+        done = True
+        await changing
 
 
 async def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -408,7 +499,7 @@ async def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatc
 
 
 async def test_a_full_disk_fails_what_needs_room_and_nothing_else(tmp_path: Path):
-    """SQLITE_FULL is a StoreError of the writes that are too large; others at once, and later, succeed."""
+    """SQLITE_FULL is a StoreFull of the writes that are too large; others at once, and later, succeed."""
     async with opened(tmp_path) as store:
         await store.write([change("first")])
         await store._writer.fetch(("PRAGMA max_page_count = 40", ()), "limiting")
@@ -421,6 +512,7 @@ async def test_a_full_disk_fails_what_needs_room_and_nothing_else(tmp_path: Path
         )
         wanted = "store: writing to store.db: database or disk is full, wanted free space on its disk"
         assert [result and str(result) for result in results] == [None, wanted, wanted, None]
+        assert [type(result) for result in results[1:3]] == [StoreFull, StoreFull]
         assert await store.read("g") == {"a": "v", "b": "v", "first": "v"}
         await store.write([change("first", None)])
         await store._writer.fetch(("PRAGMA max_page_count = 1000000", ()), "limiting")

@@ -13,7 +13,20 @@ from pathlib import Path
 from typing import Any, assert_type
 
 import coredeno
-from coredeno import Context, Hooks, Module, ModuleState, PluginHost, Service, ServiceRegistry, rpc
+from coredeno import (
+    Context,
+    Hooks,
+    IndexEntry,
+    InstalledPlugin,
+    InstallPlan,
+    Module,
+    ModuleState,
+    PlanDifference,
+    PluginHost,
+    Service,
+    ServiceRegistry,
+    rpc,
+)
 from coredeno.events import Event
 from coredeno.testing import FakeLauncher, MemorySource, fake_host
 
@@ -57,6 +70,23 @@ async def hosts(root: Path) -> None:
     PluginHost(root, launcher=FakeLauncher({}))
     PluginHost(root, launcher=object())  # type: ignore[arg-type]
     assert_type(fake_host(root, {}), PluginHost)
+
+
+async def installing(host: PluginHost, entry: IndexEntry, plan: InstallPlan) -> None:
+    assert_type(await host.plan_install("https://git.example/a.git", ref="v1", signer="k"), InstallPlan)
+    assert_type(await host.install(entry), InstalledPlugin)
+    assert_type(await plan.apply(consent=True), InstalledPlugin)
+    assert_type(plan.signer, str | None)
+    assert_type(plan.difference, PlanDifference | None)
+    async with plan as same:
+        assert_type(same, InstallPlan)
+    assert_type(await host.load("a", config={"b": 1}), Module)
+    assert_type(await host.update("a"), InstalledPlugin)
+    assert_type(await host.rollback("a"), InstalledPlugin)
+    assert_type(await host.remove("a"), None)
+    assert_type(await host.installed(), list[InstalledPlugin])
+    assert_type((await host.installer.read_index(Path("index.json"))).search("b"), list[IndexEntry])
+    await host.install(3)  # type: ignore[arg-type]
 
 
 class Weather(Service, name="weather"):

@@ -321,7 +321,7 @@ async def test_no_slot_is_ever_lost(world_of, function):
     await asyncio.gather(*bad, return_exceptions=True)
     world.free.set()
     assert await asyncio.gather(*(module.call("hang", number) for number in range(6))) == list(range(6))
-    assert module._slots._value == 2
+    assert module._slots.free == 2
 
 
 @BOTH

@@ -293,6 +293,26 @@ def test_batches_that_are_none(text):
         decode_batch(text)
 
 
+def test_a_batch_of_several_messages_is_not_large():
+    """Only a message that is alone in its batch may be, and then all that is checked of a small one is."""
+    half = msgspec.json.encode({"jsonrpc": "2.0", "method": "m", "params": "x" * 409_500})
+    assert len(decode_batch(encode_batch([half, half]))) == 2
+    lone = msgspec.json.encode({"jsonrpc": "2.0", "method": "m", "params": "x" * 819_200})
+    (message,) = decode_batch(encode_batch([lone]))
+    assert len(message.params) == 819_202
+    small = b'{"jsonrpc":"2.0","method":"m"}'
+    for wrong in (
+        encode_batch([lone, small]),
+        encode_batch([small] * 40_000),
+        encode_batch([lone])[:-1],
+        encode_batch([lone.replace(b"xxx", b"x\xffx", 1)]),
+        encode_batch([lone.replace(b'"xx', b"[" * 133 + b'"xx', 1).replace(b'x"', b'x"' + b"]" * 133, 1)]),
+        b"[" + b" " * 900_000 + b"]",
+    ):
+        with pytest.raises(ProtocolError, match=r"^receive: "):
+            decode_batch(wrong)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [(b"null", None), (b'{"a":[1,2.5,"x",true]}', {"a": [1, 2.5, "x", True]}), (b' "\xc3\xa9" ', "é")],

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import coredeno
+from coredeno.denied_addresses import denied_addresses
 from coredeno.errors import UsageError
 from coredeno.interfaces import LaunchOrder, SidecarWorker
 from coredeno.sidecar.command import boot_line, command_line, deno_socket, environment
@@ -55,12 +56,40 @@ def test_the_whole_command_line():
         "--deny-env",
         "--deny-sys",
         "--unstable-worker-options",
-        "--v8-flags=--max-old-space-size=128",
+        "--v8-flags=--max-old-space-size=128,--max-semi-space-size=8",
         f"--allow-read={RUNTIME},/app/.core/run/sidecar-7/stage,/tmp/cd/core.sock,/tmp/cd/sidecar-7.sock",
         "--allow-net=unix:/tmp/cd/core.sock,unix:/tmp/cd/sidecar-7.sock,api.example:443,b.example",
+        "--deny-net=" + ",".join(denied_addresses(())),
         "--allow-write=/tmp/cd/core.sock,/tmp/cd/sidecar-7.sock",
         f"{RUNTIME}/main.ts",
     ]
+
+
+@pytest.mark.parametrize(
+    ("heap_mb", "space_mb"), [(16, 1), (31, 1), (64, 4), (128, 8), (256, 16), (4096, 16)]
+)
+def test_what_is_new_has_its_part_of_the_memory(heap_mb, space_mb):
+    """Three spaces in each of two heaps are three eighths at most: garbage alone brings no module over its limit."""
+    line = command_line(Path("/opt/deno"), changed(heap_mb=heap_mb))
+    assert f"--v8-flags=--max-old-space-size={heap_mb},--max-semi-space-size={space_mb}" in line
+
+
+def test_addresses_are_denied_where_hosts_are_granted():
+    """A sidecar with hosts is denied what none of them stands for; one without needs no such list."""
+    lines = [
+        command_line(Path("/opt/deno"), changed(worker=SidecarWorker(ORDER.worker.root, net)))
+        for net in ((), ("a.example",), ("a.example", "127.0.0.1:80"))
+    ]
+    denied = [[flag for flag in line if flag.startswith("--deny-net")] for line in lines]
+    assert denied[0] == []
+    assert "127.0.0.0/8" in denied[1][0]
+    assert "127.0.0.0/8" not in denied[2][0]
+
+
+def test_what_is_no_host_is_not_launched():
+    """An order with another spelling of an address is refused."""
+    with pytest.raises(UsageError, match="0x7f"):
+        command_line(Path("/opt/deno"), changed(worker=SidecarWorker(ORDER.worker.root, ("0x7f.1",))))
 
 
 def test_no_net_and_nothing_else():

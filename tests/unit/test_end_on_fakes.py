@@ -90,16 +90,18 @@ async def test_a_worker_that_ends_by_itself(world_of, isolation):
 
 
 async def test_a_module_that_is_loaded_again_while_its_former_one_goes(world_of):
-    """What is late in taking the former one out does not touch the new one."""
+    """The new one waits until the former one is out, however late that is, and is not touched by it."""
     world = await world_of("worker")
     module, other = await world.load("a"), await world.load("b")
     sidecar = world.sidecar_of(module)
     reached = world.hold("dispose")
     say(sidecar, exited(b"a"))
     await reached.wait()
-    again = await world.load("a", "permissions: {read: [data]}")
-    assert await again.call("read", "data/a") == b"content"
+    loading = asyncio.create_task(world.load("a", "permissions: {read: [data]}"))
+    await world.settle()
+    assert len(world.plugins) == 2
     world.release("dispose")
+    again = await loading
     await world.clock.turn(2)
     assert await other.call("echo", 1) == [1]
     assert again.state is ModuleState.RUNNING
@@ -132,6 +134,39 @@ async def test_a_sidecar_that_breaks_its_wire(world_of, isolation, line):
     assert type(result) is PluginCrashed
     assert sidecar._exit.done()
     assert module.state is ModuleState.ERRORED
+    *_, killed, crashed = await world.heard()
+    assert isinstance(killed, events.SidecarKilled)
+    assert (killed.module, killed.sidecar, killed.cause) == ("a", sidecar._order.name, "protocol")
+    assert isinstance(crashed, events.ModuleCrashed)
+
+
+async def test_a_kill_is_told_once_and_is_a_row_of_the_audit_log(world_of):
+    """With the module's code where it is alone; what broke a rule again, or ended by itself, is no further kill."""
+    world = await world_of("process")
+    module, other = await world.load("a"), await world.load("b")
+    sidecar = world.sidecar_of(module)
+    for _ in range(3):
+        say(sidecar, b"no JSON")
+    await world.settle()
+    world.sidecar_of(other).kill(1)
+    await world.settle()
+    (killed,) = [event for event in await world.heard() if isinstance(event, events.SidecarKilled)]
+    assert killed.module == "a"
+    assert killed.reason.isprintable()
+    (row,) = [row async for row in world.host.audit.entries(kind="SidecarKilled")]
+    assert row.module == "a"
+    assert '"cause":"protocol"' in row.fields
+
+
+async def test_a_kill_of_a_shared_sidecar_names_no_module(world_of):
+    """Which of them it was nobody knows for certain; the reason is told all the same."""
+    world = await world_of("worker")
+    module, _other = await world.load("a"), await world.load("b")
+    say(world.sidecar_of(module), b"no JSON")
+    await world.settle()
+    (killed,) = [event for event in await world.heard() if isinstance(event, events.SidecarKilled)]
+    assert killed.module == ""
+    assert killed.cause == "protocol"
 
 
 async def test_a_forged_frame_on_the_session(world_of):
@@ -341,6 +376,9 @@ async def test_a_dispose_that_hangs(world_of, isolation):
     assert module.state is ModuleState.STOPPED
     assert sidecar._exit.done()
     assert other.state is (ModuleState.RUNNING if isolation == "process" else ModuleState.ERRORED)
+    (killed,) = [event for event in await world.heard() if isinstance(event, events.SidecarKilled)]
+    assert (killed.module, killed.cause) == ("a" if isolation == "process" else "", "unload")
+    assert "module 'a' did not end by itself" in killed.reason
 
 
 @BOTH
@@ -426,7 +464,7 @@ async def test_a_storm(tmp_path_factory, isolation, steps):
     root = tmp_path_factory.mktemp("storm") / "app"
     world = World(root, isolation)
     async with nothing_left(root), world.host:
-        loader = world.host._loader
+        loader = world.host._parts.loader
         loads: list[asyncio.Task[Any]] = []
         others: list[asyncio.Task[Any]] = []
         for kind, code, more, turns in steps:
@@ -455,8 +493,8 @@ async def test_a_storm(tmp_path_factory, isolation, steps):
             assert (module.error is None) == (module in running)
         for module in running:
             assert await module.call("echo", module.code) == [module.code]
-        homes = {place.home for place in loader._places.values()}
-        assert set(loader._places) == running
+        homes = {place.home for place in loader._placement._places.values()}
+        assert set(loader._placement._places) == running
         spare = loader._supervisor._spare
         assert len(world.alive) == len(homes) + (spare is not None)
         assert len(world.host.gateway._peers) == len(world.alive)
@@ -466,7 +504,7 @@ async def test_a_storm(tmp_path_factory, isolation, steps):
 def disturbed(world, kind, code):
     """Do something to a module, if there is one; gives the tasks that it began."""
     module = world.host.modules.get(code)
-    place = world.host._loader._places.get(module)
+    place = world.host._parts.loader._placement._places.get(module)
     if kind == "unload" and module:
         return [asyncio.create_task(module.unload())]
     if kind == "call" and module and module.state is ModuleState.RUNNING:
@@ -480,10 +518,10 @@ def disturbed(world, kind, code):
 
 async def everything_at_rest(world):
     """What goes on in the background is over: modules on their way out, spares on their way in."""
-    loader, supervisor = world.host._loader, world.host._loader._supervisor
+    loader, supervisor = world.host._parts.loader, world.host._parts.loader._supervisor
     while waiting := [
         task
-        for task in (supervisor._spare, *supervisor._cleaning, *loader._telling, *loader._unloading.values())
+        for task in (supervisor._spare, *supervisor._cleaning, *loader._tasks, *loader._unloading.values())
         if task is not None and not task.done()
     ]:
         await asyncio.wait(waiting)

@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from coredeno.event_stream import LIMIT_WAITING, EventStream
-from coredeno.events import Event, ModuleStopped
+from coredeno.events import Event, EventsLost, ModuleStopped
 
 
 def event(number=0):
@@ -66,7 +66,7 @@ async def test_a_stream_that_was_closed_says_no_more():
 
 
 async def test_a_slow_listener_loses_the_oldest(caplog):
-    """It gets the newest 1,024, one warning says how many it lost, and others lose nothing."""
+    """It is told how many it lost in the place of the gap, by a warning too, and others lose nothing."""
     stream = EventStream()
     slow, quick = stream.listen(), stream.listen()
     heard = []
@@ -75,12 +75,35 @@ async def test_a_slow_listener_loses_the_oldest(caplog):
         heard.append((await anext(quick)).module)
     stream.close()
     with caplog.at_level(logging.WARNING, "coredeno.host"):
-        got = await taken(slow)
-    assert got == [f"m{number}" for number in range(3, LIMIT_WAITING + 3)]
+        got = [each async for each in slow]
+    assert got == [EventsLost(count=3), *(event(number) for number in range(3, LIMIT_WAITING + 3))]
     assert heard == [f"m{number}" for number in range(LIMIT_WAITING + 3)]
     assert [record.getMessage() for record in caplog.records] == [
         "a listener to the host's events was too slow and lost 3 of them"
     ]
+
+
+async def test_each_gap_is_told_of_where_it_is():
+    """One that falls behind again hears of that again; in between it misses nothing, and what it holds is bounded."""
+    stream = EventStream()
+    slow = stream.listen()
+    for number in range(LIMIT_WAITING * 3):
+        stream.emit(event(number))
+        assert len(slow._waiting) <= LIMIT_WAITING
+    first = [await anext(slow) for _ in range(3)]
+    for number in range(10):
+        stream.emit(event(number))
+    stream.close()
+    rest = [each async for each in slow]
+    assert first == [
+        EventsLost(count=2 * LIMIT_WAITING),
+        event(2 * LIMIT_WAITING),
+        event(2 * LIMIT_WAITING + 1),
+    ]
+    assert rest[0] == EventsLost(count=8)
+    assert rest[1] == event(2 * LIMIT_WAITING + 10)
+    assert rest[-1] == event(9)
+    assert len(rest) == 1 + LIMIT_WAITING
 
 
 async def test_giving_up_once_loses_nothing():

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from coredeno import Context, HostConfig, ModuleState, Service, errors, rpc
+from coredeno.config import Program
 from coredeno.errors import PluginRaised, PluginTimeout
 from coredeno.interfaces import ProcessResult
 from coredeno.testing import (
@@ -110,7 +111,8 @@ class World:
             {},
             services=[App()],
             config=HostConfig(
-                programs={"tool": "/bin/tool"},
+                restart=None,
+                programs={"tool": Program("/bin/tool", allow_options=True)},
                 limits=msgspec.structs.replace(HostConfig().limits, message_bytes=200_000),
             ),
             store=self.backend,
@@ -197,8 +199,8 @@ async def test_a_cancelled_call_cancels_what_it_asked_for(world, module):
 
 
 async def test_a_plugin_that_nobody_wrote(world):
-    """Loading a code that the launcher does not know fails, as a missing entry would."""
-    with pytest.raises(PluginRaised, match="no fake plugin has the code 'other'"):
+    """Loading a code that the launcher does not know fails, as a missing entry would; it says what it knows."""
+    with pytest.raises(PluginRaised, match="no fake plugin has the code 'other'; there are 'tagger'"):
         await world.host.load_source(MemorySource("code: other"))
 
 
@@ -235,11 +237,11 @@ async def test_a_fake_sidecar_speaks_the_wire(world, module):
     reply = await rpc_client.request("Call", {"code": "none", "function": "f", "args": []})
     assert reply.error is not None
     reply = await rpc_client.request("ModuleStatus", {"code": "none"})
-    assert b"UNKNOWN" in bytes(reply._frame.answer.result)
+    assert b"UNKNOWN" in bytes(reply.frame.answer.result)
     reply = await rpc_client.request("UnloadModule", {"code": "none", "grace_ms": 0})
     assert reply.error is None
     reply = await rpc_client.request("Ping", {})
-    assert b'"tagger":{"state":"RUNNING"' in bytes(reply._frame.answer.result)
+    assert b'"tagger":{"state":"RUNNING"' in bytes(reply.frame.answer.result)
     rpc_client.notify("Cancel", {"id": 9999})
     assert await module.call("sync", 1) == 2
 

@@ -11,10 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from coredeno import Context, Service, errors, events, rpc
+from coredeno import Context, HostConfig, Policy, Service, errors, events, rpc
+from coredeno.config import Limits, Program
 from coredeno.errors import (
     InternalError,
     InvalidArgument,
+    LimitExceeded,
     MethodNotFound,
     PermissionDenied,
     ProtocolError,
@@ -25,6 +27,8 @@ from coredeno.gateway.gateway import Gateway
 from coredeno.gateway.listener import _Services
 from coredeno.gateway.unary import UNARY
 from coredeno.interfaces import FileEntry, ProcessResult
+from coredeno.kept_grants import KeptGrants
+from coredeno.permission_desk import PermissionDesk
 from coredeno.permissions import (
     FileAccess,
     Grants,
@@ -34,7 +38,7 @@ from coredeno.permissions import (
     ServiceAccess,
     StoreAccess,
 )
-from coredeno.services.builtin import builtin_methods
+from coredeno.services.builtin import LogParams, _log_method, builtin_methods
 from coredeno.services.keyvalue import Store
 from coredeno.services.method import SIDECAR, Caller, Method
 from coredeno.services.service import methods_of
@@ -61,9 +65,11 @@ DECLARED: dict[str, tuple[dict[str, Any], Any]] = {
     "processes.stop": ({"process_id": OTHER}, ProcessAccess(OTHER, "other")),
     "log.write": ({"level": "info", "message": "m"}, OpenAccess()),
     "health.check": ({}, OpenAccess()),
+    "permissions.request": ({"permissions": {"read": ["a"]}}, OpenAccess()),
+    "permissions.query": ({"permissions": {"read": ["a"]}}, OpenAccess()),
     "services.app.echo": ({"args": ["x"]}, ServiceAccess(service="app", permission="speak")),
 }
-OPEN = {"log.write", "health.check"}
+OPEN = {"log.write", "health.check", "permissions.request", "permissions.query"}
 FOR_SIDECAR = {"health.check"}
 # Beside the unary methods: the Session leads to the gate itself, and the health service says nothing but "well".
 OTHER_RPCS = {"/coredeno.CoreService/Session", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
@@ -88,7 +94,11 @@ class Untouched:
         return "other"
 
 
-def all_methods(*, files=None, store=None, processes=None, programs=None):
+async def nothing_to_write():
+    """There is no audit log."""
+
+
+def all_methods(*, files=None, store=None, processes=None, programs=None, limits=None):
     parts = builtin_methods(
         files=files or Untouched(),
         store=store or Untouched(),
@@ -96,8 +106,19 @@ def all_methods(*, files=None, store=None, processes=None, programs=None):
         programs=programs or {},
         root=Path("/app"),
         limit_bytes=1000,
+        limits=limits or Limits(),
     )
-    return [*parts, *methods_of(App())]
+    desk = PermissionDesk(
+        policy=Policy(),
+        hooks=(),
+        config=HostConfig(),
+        kept=KeptGrants(Untouched()),
+        processes=processes or Untouched(),
+        clock=TurnedClock(),
+        emit=lambda _event: None,
+        audited=nothing_to_write,
+    )
+    return [*parts, *desk.methods(), *methods_of(App())]
 
 
 def params_of(params):
@@ -386,7 +407,27 @@ async def test_a_log_record_is_a_modules_own(caplog):
     (written,) = caplog.records
     assert (written.name, written.levelname) == ("coredeno.plugin.m", "WARNING")
     assert written.getMessage() == "%s %d \\x1b[2J{x}"
-    assert (written.coredeno_module, written.coredeno_version, written.coredeno_call) == ("m", "1", 7)
+    assert (written.plugin, written.plugin_version, written.call_id) == ("m", "1", "7")
+
+
+@pytest.mark.parametrize(
+    ("trace", "call_id"),
+    [
+        ("request 7", "request 7"),
+        ("", ""),
+        ("a\nb\x1b[2J\u202e%s", "a\\nb\\x1b[2J\\x202e%s"),
+        ("x" * 100_000, "x" * 256),
+    ],
+    ids=["as it is", "empty", "controls", "long"],
+)
+async def test_the_trace_of_a_log_record_is_only_a_label(caplog, trace, call_id):
+    """What a sidecar says of the call of a record is bounded, one line and printable, and names the call by itself."""
+    heard = Heard(all_methods())
+    caller = msgspec.structs.replace(NOBODY, trace=trace)
+    with caplog.at_level(logging.DEBUG):
+        await heard.gate.run(caller, "log.write", params_of({"level": "info", "message": "m", "call": 7}))
+    (written,) = caplog.records
+    assert written.call_id == call_id
 
 
 @pytest.mark.parametrize(
@@ -438,6 +479,9 @@ async def test_a_sidecar_itself_may_do_next_to_nothing(name):
         ("files.write", {"path": "a", "data": "text"}, "files.write: Expected `bytes`, got `str`"),
         ("store.get", {"key": None}, "store.get: Expected `str`, got `n"),
         ("log.write", {"level": "fatal", "message": ""}, "log.write: Invalid enum value 'fatal'"),
+        ("log.write", {"level": "info", "message": "", "call": 0}, "Expected `int` >= 1 - at `$.call`"),
+        ("log.write", {"level": "info", "message": "", "call": 2**53}, "Expected `int` <= 9007199254740991"),
+        ("log.write", {"level": "info", "message": "", "call": "7"}, "Expected `int | null`, got `str`"),
         ("processes.start", {"command": "tool", "args": [1]}, "Expected `str`, got `int` - at `$.args[0]`"),
         ("health.check", {"a": 1}, "unknown field `a`"),
         ("store.count", [], "Expected `object`, got `array`"),
@@ -559,3 +603,89 @@ async def test_a_cancellation_is_not_swallowed():
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def asked(heard, name, **params):
+    grants = Grants(read=(".",), write=(".",), run=("tool",), store_write=("shared",), store_read=("shared",))
+    caller = Caller(code=params.pop("module", "m"), version="1", grants=grants)
+    return await heard.gate.run(caller, name, params_of(params))
+
+
+@pytest.mark.parametrize("arg", ["-", "-x", "--output=/etc/passwd", "--"])
+async def test_run_args(arg: str):
+    """An argument that begins with `-` reaches only a program for which the app allowed options."""
+    processes = FakeProcesses({"/bin/tool": lambda args: ProcessResult(exit_code=0, stdout="", stderr="")})
+    heard = Heard(all_methods(processes=processes, programs={"tool": Program("/bin/tool", ("--fixed",))}))
+    with pytest.raises(PermissionDenied, match=r"Program\.allow_options"):
+        await asked(heard, "processes.start", command="tool", args=["a", arg])
+    assert processes.started == []
+    await asked(heard, "processes.start", command="tool", args=["a", " -x"])
+    free = Program("/bin/tool", allow_options=True)
+    heard = Heard(all_methods(processes=processes, programs={"tool": free}))
+    await asked(heard, "processes.start", command="tool", args=[arg])
+    assert [started.args for started in processes.started] == [("--fixed", "a", " -x"), (arg,)]
+    await processes.stop_all()
+
+
+async def test_quota_store():
+    """What modules set is held to `Limits`, by the group and not by who wrote it; deleting always works."""
+    backend = MemoryStore()
+    await backend.open(Path())
+    store = Store(backend)
+    heard = Heard(all_methods(store=store, limits=Limits(store_keys=2, store_bytes=20)))
+    await asked(heard, "store.set", group="shared", key="a", value="1")
+    await asked(heard, "store.set", module="other", group="shared", key="b", value="1")
+    for module in ("m", "other"):
+        with pytest.raises(LimitExceeded, match="wanted at most 2 and 20"):
+            await asked(heard, "store.set", module=module, group="shared", key="c", value="1")
+    await asked(heard, "store.set", key="c", value="x" * 19)
+    with pytest.raises(LimitExceeded):
+        await asked(heard, "store.set", key="c", value="x" * 20)
+    await store.set("shared", "c", "x" * 1000)
+    with pytest.raises(LimitExceeded):
+        await asked(heard, "store.get_all", group="shared")
+    await asked(heard, "store.delete", group="shared", key="c")
+    assert await asked(heard, "store.get_all", group="shared") == {"a": "1", "b": "1"}
+
+
+async def test_disk_in_flight():
+    """A module has so many requests for files under way, and another's do not wait for them."""
+    under_way = {"m": 0, "other": 0}
+    most = dict(under_way)
+    go = asyncio.Event()
+
+    class Files(MemoryFiles):
+        async def read(self, path, *, limit_bytes):
+            under_way[path] += 1
+            most[path] = max(most[path], under_way[path])
+            await go.wait()
+            under_way[path] -= 1
+            return b""
+
+    heard = Heard(all_methods(files=Files(), limits=Limits(disk_in_flight=2)))
+    tasks = [asyncio.create_task(asked(heard, "files.read", module="m", path="m")) for _ in range(6)]
+    await asyncio.sleep(0)
+    other = asyncio.create_task(asked(heard, "files.read", module="other", path="other"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert under_way == {"m": 2, "other": 1}
+    tasks[5].cancel()
+    go.set()
+    await asyncio.wait([*tasks, other])
+    assert most == {"m": 2, "other": 1}
+    assert tasks[5].cancelled()
+    assert all(task.result() == b"" for task in tasks[:5])
+
+
+async def test_a_flood_of_log_records_is_cut_and_told_of(caplog: pytest.LogCaptureFixture, eventually):
+    """So many a second are written; of the others one line says how many there were, and no other module has fewer."""
+    caplog.set_level(logging.INFO, "coredeno.plugin")
+    write = _log_method(100, 3).run
+    for number in range(10):
+        await write(Caller("loud", "1", Grants()), LogParams(level="info", message=f"m{number}"))
+    await write(Caller("quiet", "1", Grants()), LogParams(level="info", message="q"))
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["m0", "m1", "m2", "q"]
+    await eventually(lambda: len(caplog.records) > len(said))
+    assert caplog.records[-1].getMessage() == "7 lines were dropped: more than 3 a second"
+    assert caplog.records[-1].name == "coredeno.plugin.loud"

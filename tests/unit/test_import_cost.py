@@ -7,7 +7,18 @@ import resource
 import subprocess
 import sys
 
-HEAVY = ("aiosqlite", "betterproto2", "deno", "grpclib", "h2", "sqlite3", "yaml")
+HEAVY = (
+    "aiosqlite",
+    "betterproto2",
+    "deno",
+    "dulwich",
+    "grpclib",
+    "h2",
+    "nacl",
+    "sqlite3",
+    "urllib3",
+    "yaml",
+)
 """What is slow to import and not needed before a host is started."""
 
 RATIO = 1.3

@@ -166,8 +166,8 @@ async def test_renders_a_key_that_appears_meanwhile(backend: FaultyStore):
     """A key that is set between the first look and the second is used."""
 
     class SetsLate(FaultyStore):
-        async def read(self, group, keys=None):
-            found = await super().read(group, keys)
+        async def read(self, group, keys=None, *, limit_bytes=None):
+            found = await super().read(group, keys, limit_bytes=limit_bytes)
             await Store(backend).set("g", "k", "late")
             return found
 

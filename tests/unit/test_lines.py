@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coredeno.line_rate import LineRate
 from coredeno.sidecar.lines import LineCutter
 
 LIMIT = 8
@@ -64,3 +65,41 @@ def test_what_is_held_is_bounded():
     assert len(cutter._pending) <= LIMIT
     assert cutter.feed(b"y\nz\n") == ["z"]
     assert cutter.end() == []
+
+
+def test_so_many_lines_a_second_pass():
+    """What is more is dropped and counted, and told of once; a new second is a new chance."""
+    rate = LineRate(2)
+    passed = [rate.passes(now) for now in (5.0, 5.1, 5.2, 5.9, 6.0, 6.5, 6.9)]
+    assert passed == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert rate.take_dropped() == "3 lines were dropped: more than 2 a second"
+    assert rate.take_dropped() == ""
+
+
+def test_what_is_skipped_is_counted_and_leaves_no_half_line():
+    """Lines that are skipped are told by their number, and the rest of one that was begun is not taken for a line."""
+    cutter = LineCutter(100)
+    assert cutter.feed(b"begun") == []
+    assert cutter.skip(b" and ended\nb\nc") == 3
+    assert cutter.feed(b" the rest of c\nd\n") == ["d"]
+    assert cutter.skip(b"e\n") == 1
+    assert cutter.feed(b"f\n") == ["f"]
+
+
+def test_a_rate_is_spent_until_its_second_is_over():
+    """Who asks first need not cut lines that would not pass; they are counted with the others."""
+    rate = LineRate(1)
+    assert not rate.is_spent(5.0)
+    assert rate.passes(5.0)
+    assert rate.is_spent(5.5)
+    rate.drop(7)
+    assert not rate.is_spent(6.0)
+    assert rate.take_dropped() == "7 lines were dropped: more than 1 a second"

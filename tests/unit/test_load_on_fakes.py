@@ -65,7 +65,7 @@ async def test_a_spare_follows_each_load(world_of, isolation):
     """After a load there is a spare again, before anybody asks for it."""
     world = await world_of(isolation)
     await world.load("a")
-    await asyncio.shield(world.host._loader._supervisor._spare)
+    await asyncio.shield(world.host._parts.loader._supervisor._spare)
     assert len(world.alive) == 2
     await world.load("b", NET)
     assert len(world.alive) == 3

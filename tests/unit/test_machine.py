@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from coredeno.errors import DenoNotFound, InternalError, ProtocolError, SidecarExited
 from coredeno.interfaces import SidecarExit, SidecarReady
 from coredeno.sidecar.machine import (
+    LIMIT_REASON,
     LINK_LOST_WAIT_S,
     AnnounceEnd,
     AnnounceReady,
@@ -72,7 +73,16 @@ def test_it_begins_with_a_timer():
     assert made.begin() == [SetTimer(20)]
 
 
-DIE = [SetTimer(None), Kill()]
+WANTED_NO_MORE = "s-1 was not wanted any more ({})"
+
+
+def die(cause, reason):
+    return [SetTimer(None), Kill(cause, reason)]
+
+
+def late(state):
+    return f"sidecar: s-1 was not ready after 20 s ({state})"
+
 
 # What the table says: state, event, new state, instructions.
 ROWS = [
@@ -82,24 +92,24 @@ ROWS = [
     (State.CONNECTING, LinkLost(), State.DYING, [SetTimer(LINK_LOST_WAIT_S)]),
     (State.READY, LinkLost(), State.DYING, [SetTimer(LINK_LOST_WAIT_S)]),
     (State.READY, StopAsked(3), State.STOPPING, [SetTimer(3), AskShutdown(3)]),
-    (State.STOPPING, TimePassed(), State.DYING, DIE),
-    (State.STOPPING, Broken(FAULT), State.DYING, DIE),
-    (State.DYING, TimePassed(), State.DYING, DIE),
+    (State.STOPPING, TimePassed(), State.DYING, die("stop", "s-1 did not end when it was asked to")),
+    (State.STOPPING, Broken(FAULT), State.DYING, die("protocol", str(FAULT))),
+    (State.DYING, TimePassed(), State.DYING, [Kill("protocol", str(FAULT))]),
     *(
-        (state, Broken(FAULT), State.DYING, DIE)
+        (state, Broken(FAULT), State.DYING, die("protocol", str(FAULT)))
         for state in State
         if state.value in "launching handshaking connecting ready"
     ),
     *(
-        (state, TimePassed(), State.DYING, DIE)
+        (state, TimePassed(), State.DYING, die("start", late(state.value)))
         for state in (State.LAUNCHING, State.HANDSHAKING, State.CONNECTING)
     ),
     *(
-        (state, StepFailed(BUG), State.DYING, DIE)
+        (state, StepFailed(BUG), State.DYING, die("start", str(BUG)))
         for state in (State.LAUNCHING, State.HANDSHAKING, State.CONNECTING)
     ),
     *(
-        (state, StopAsked(3), State.DYING, DIE)
+        (state, StopAsked(3), State.DYING, die("stop", WANTED_NO_MORE.format(state.value)))
         for state in (State.LAUNCHING, State.HANDSHAKING, State.CONNECTING)
     ),
 ]
@@ -156,8 +166,48 @@ def test_its_exit_ends_it_from_every_state(state):
 def test_a_process_that_comes_up_while_it_is_dying_is_killed():
     """A launch that could not be called off any more is watched and killed."""
     made = machine(StopAsked(1))
-    assert made.handle(Launched()) == [Watch(), Kill()]
+    assert made.handle(Launched()) == [Watch(), Kill("stop", WANTED_NO_MORE.format("launching"))]
     assert end_of(made.handle(GONE)) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (SidecarExited(reason="r", exit_code=None, cause="memory"), "memory"),
+        (SidecarExited(reason="r", exit_code=None, cause="hang"), "hang"),
+        (SidecarExited(reason="r", exit_code=None, cause="unload"), "unload"),
+        (SidecarExited(reason="r", exit_code=None), "other"),
+        (ProtocolError("\x1b[2J" + "\n" * 900), "protocol"),
+        (BUG, "other"),
+    ],
+)
+def test_each_kill_has_a_cause_and_a_reason(error, cause):
+    """The cause is by the error; the reason is bounded, printable and one line, whoever had a say in it."""
+    (kill,) = (each for each in machine(*TO_READY).handle(Broken(error)) if isinstance(each, Kill))
+    assert kill.cause == cause
+    assert kill.reason.isprintable()
+    assert 0 < len(kill.reason) <= LIMIT_REASON
+    assert not kill.has_ended
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "has_ended"),
+    [
+        (SidecarExited(reason="r", exit_code=1), "start", True),
+        (SidecarExited(reason="r", exit_code=None), "start", False),
+        (FAULT, "protocol", False),
+    ],
+)
+def test_a_start_that_failed_says_whether_there_is_anything_to_kill(error, cause, has_ended):
+    """What had ended by itself was not killed by the host."""
+    kill = machine(Launched()).handle(StepFailed(error))[-1]
+    assert kill == Kill(cause, str(error), has_ended)
+
+
+def test_one_that_lives_on_without_its_connection_is_killed():
+    """It has a moment to end by itself, then it is the host who ends it."""
+    made = machine(*TO_READY, LinkLost())
+    assert made.handle(TimePassed()) == die("lost", "sidecar: s-1 closed its connection")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +224,7 @@ def test_a_launch_that_left_no_process(before, error):
 def test_a_process_that_was_seen_is_never_taken_for_none(before):
     """Once launched it is killed, even if a step says that there is no process."""
     made = machine(*before)
-    assert made.handle(StepFailed(BUG, alive=False)) == DIE
+    assert made.handle(StepFailed(BUG, alive=False)) == die("start", str(BUG))
     assert made.handle(StepFailed(BUG, alive=False)) == []
     assert end_of(made.handle(GONE)) is BUG
 
@@ -191,9 +241,10 @@ def test_a_process_that_was_seen_is_never_taken_for_none(before):
 def test_a_sidecar_that_is_not_ours(ready, error, message):
     """Another protocol or an unsafe Deno is killed, and the error says what is and what was wanted."""
     made = machine(Launched())
-    assert made.handle(ReadySaid(ready)) == DIE
+    instructions = made.handle(ReadySaid(ready))
     reason = end_of(made.handle(GONE))
     assert isinstance(reason, error)
+    assert instructions == die("start", str(reason))
     assert message in str(reason)
 
 

@@ -12,8 +12,8 @@ from coredeno.errors import ManifestError
 from coredeno.manifest import (
     Manifest,
     ManifestLimits,
+    OptionalPermissions,
     Permissions,
-    PermissionSet,
     StoreGroups,
     parse_manifest,
 )
@@ -105,7 +105,7 @@ def test_every_field():
             net=("api.example.com:443", "*.example.org", "[::1]:80"),
             run=("ffmpeg", "g++"),
             store=StoreGroups(read=("news", "Other Group"), write=("news",)),
-            optional=PermissionSet(read=("photos",), store=StoreGroups(write=("mail",))),
+            optional=OptionalPermissions(read=("photos",), store=StoreGroups(write=("mail",))),
         ),
         services={"weather": ("read", "write.all"), "news": ()},
         events=("photo.saved", "app:idle"),
@@ -381,3 +381,29 @@ def test_any_bytes_give_a_manifest_or_the_declared_error(data):
     for path in (*manifest.permissions.read, *manifest.permissions.write, manifest.entry):
         assert ".." not in path.split("/")
         assert not path.startswith(("/", ".core"))
+
+
+@pytest.mark.parametrize(
+    ("field", "entry"),
+    [
+        ("permissions: {read: [%s]}", "d{}"),
+        ("permissions: {write: [%s]}", "d{}"),
+        ("permissions: {net: [%s]}", "h{}.example"),
+        ("permissions: {run: [%s]}", "p{}"),
+        ("permissions: {store: {read: [%s]}}", "g{}"),
+        ("permissions: {store: {write: [%s]}}", "g{}"),
+        ("permissions: {optional: {net: [%s]}}", "h{}.example"),
+        ("services: {weather: [%s]}", "w{}"),
+        ("services: {%s}", "s{}: []"),
+    ],
+)
+def test_long_lists_are_refused(field: str, entry: str):
+    """256 entries of each list of permissions or services, not one more."""
+
+    def manifest(count: int) -> bytes:
+        entries = ", ".join(entry.format(number) for number in range(count))
+        return f"code: a\n{field % entries}\n".encode()
+
+    parse_manifest(manifest(256), file="view.yml")
+    with pytest.raises(ManifestError, match="has 257 entries, wanted at most 256"):
+        parse_manifest(manifest(257), file="view.yml")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coredeno.errors import InvalidArgument
-from coredeno.net_hosts import NetHost, parse_net_host
+from coredeno.net_hosts import NetHost, NetHostSet, parse_net_host
 
 
 @pytest.mark.parametrize(
@@ -263,3 +263,23 @@ def test_any_text_is_a_host_or_the_declared_error(text):
         return
     assert parse_net_host(str(host)) == host
     assert not set(str(host)) - set("abcdefghijklmnopqrstuvwxyz0123456789-_.:[]*")
+
+
+_SOME_HOSTS = st.sampled_from(
+    [
+        "*.a.example",
+        "*.b.a.example",
+        "a.example",
+        "b.a.example",
+        "xa.example",
+        "*.xa.example",
+        "10.0.0.1",
+        "[::1]",
+    ]
+).flatmap(lambda name: st.sampled_from([name, f"{name}:1", f"{name}:2"]).map(parse_net_host))
+
+
+@given(st.lists(_SOME_HOSTS, max_size=4), _SOME_HOSTS)
+def test_a_set_covers_what_one_of_it_covers(hosts: list[NetHost], host: NetHost):
+    """Looked up, and not compared with each."""
+    assert NetHostSet(hosts).covers(host) == any(one.covers(host) for one in hosts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from coredeno.permissions import (
     ProgramAccess,
     ServiceAccess,
     StoreAccess,
+    at_and_above,
     check,
     is_beneath,
     is_host_path,
@@ -120,6 +123,13 @@ def test_the_hosts_folder_is_never_granted(mode, path):
 def test_other_names_are_not_the_hosts_folder(path):
     """Only the host's folder itself is reserved, and only beneath the root."""
     assert not is_host_path(path)
+
+
+def test_a_name_longer_than_any_is_not_looked_at():
+    """Its normal form would take half a minute; `normalise_path` gives no such name."""
+    began = time.thread_time()
+    assert is_host_path("a" + "\u0300\u0323" * 100_000)
+    assert time.thread_time() - began < 1
 
 
 @pytest.mark.parametrize("path", ["data/../.core/x", "/etc/passwd", "", "a\\b", "a\0b"])
@@ -373,3 +383,12 @@ def test_containment_is_by_components(path, folder):
     assert is_beneath(normalise_path(path), normalise_path(folder)) is expected
     may = allowed(FileAccess("read", path), Grants(read=(normalise_path(folder),)))
     assert may is (expected and of_path[:1] != (".core",))
+
+
+@pytest.mark.parametrize(
+    ("path", "folders"), [(".", ["."]), ("a", ["a", "."]), ("a/b.c/d", ["a/b.c/d", "a/b.c", "a", "."])]
+)
+def test_a_path_and_the_folders_above_it(path: str, folders: list[str]):
+    """Each holds the path, and no other does."""
+    assert list(at_and_above(path)) == folders
+    assert all(is_beneath(path, folder) for folder in folders)

@@ -124,9 +124,11 @@ def test_escapes_of_no_character(parser, escape):
 def test_depth(parser):
     """Eight levels are read, nine are refused, and any number ends at once."""
     assert parse_plain_yaml(b"[" * LIMIT_DEPTH + b"]" * LIMIT_DEPTH, loader=parser) is not None
-    for levels in (LIMIT_DEPTH + 1, LIMIT_BYTES):
-        with pytest.raises(PlainYamlError, match="nested too deeply"):
-            parse_plain_yaml(b"[" * levels, loader=parser)
+    with pytest.raises(PlainYamlError, match="nested too deeply"):
+        parse_plain_yaml(b"[" * (LIMIT_DEPTH + 1), loader=parser)
+    # PyYAML's C parser has a bound of its own from 6.0.4 on, and looks so far ahead that it finds it first.
+    with pytest.raises(PlainYamlError, match=r"nested too deeply|exceeded maximum nesting depth"):
+        parse_plain_yaml(b"[" * LIMIT_BYTES, loader=parser)
 
 
 def test_nodes(parser):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coredeno.errors import PermissionDenied, UsageError
-from coredeno.manifest import Manifest, Permissions, PermissionSet, StoreGroups, parse_manifest
+from coredeno.manifest import Manifest, OptionalPermissions, Permissions, StoreGroups, parse_manifest
 from coredeno.permissions import Grants
 from coredeno.policy import Policy
 
@@ -43,7 +45,7 @@ def test_the_default_grants_what_is_asked():
             net=("example.com:443",),
             run=("ffmpeg",),
             store=StoreGroups(read=("news",), write=("mail",)),
-            optional=PermissionSet(read=("photos",), net=("127.0.0.1",)),
+            optional=OptionalPermissions(read=("photos",), net=("127.0.0.1",)),
         ),
         services={"weather": ("read",), "news": ()},
     )
@@ -254,11 +256,56 @@ def test_narrowing():
 def test_a_file_cannot_open_what_the_default_keeps_shut():
     """Narrowing the default policy by hosts that are not public grants none of them."""
     assert Policy().narrowed_by(Policy(net=("localhost", "example.com"))).net == ("example.com",)
+    assert Policy().narrowed_by(Policy(net=("public", "localhost"))).net == ("public",)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_granted"),
+    [
+        ("example.com", True),
+        ("*.example.com:443", True),
+        ("127.0.0.1:8080", True),
+        ("127.0.0.1:8081", False),
+        ("127.0.0.1", False),
+        ("localhost:8080", False),
+        ("169.254.169.254", False),
+        ("public", False),
+        ("public:443", False),
+        ("127.1", False),
+    ],
+)
+def test_public_hosts_beside_named_ones(host, is_granted):
+    """The entry `public` stands for all public hosts, and for no host of that name."""
+    assert grantable(Policy(net=("public", "127.0.0.1:8080")), asking(net=(host,))) is is_granted
+
+
+def test_public_hosts_on_one_port():
+    """`public:443` grants public hosts on that port only."""
+    policy = Policy(net=("public:443",))
+    assert grantable(policy, asking(net=("example.com:443",)))
+    assert not grantable(policy, asking(net=("example.com",)))
+    assert not grantable(policy, asking(net=("example.com:80",)))
+    assert not grantable(policy, asking(net=("10.0.0.1:443",)))
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "both"),
+    [
+        (("public",), ("public:443", "localhost"), ("public:443",)),
+        (("public", "localhost"), ("example.com", "localhost:80"), ("localhost:80", "example.com")),
+        (("public:443",), ("example.com", "example.com:80"), ("example.com:443",)),
+        (("public:443",), ("public:80",), ()),
+        (("example.com:80",), ("public",), ("example.com:80",)),
+    ],
+)
+def test_narrowing_with_public_hosts(mine, other, both):
+    """What both cover is left of `public` too."""
+    assert Policy(net=mine).narrowed_by(Policy(net=other)).net == both
 
 
 _PATHS = st.sampled_from([".", "data", "data/x", "data-secrets", "logs"])
 _HOSTS = st.sampled_from(
-    ["example.com", "*.example.com", "a.example.com:1", "example.com:1", "localhost", "10.0.0.1"]
+    ["example.com", "*.example.com", "a.example.com:1", "example.com:1", "localhost", "10.0.0.1", "public"]
 )
 _NAMES = st.sampled_from(["a", "b"])
 
@@ -315,3 +362,22 @@ def test_grants_are_what_was_asked(policy, manifest):
             store_write=manifest.permissions.store.write,
             services={name: frozenset(words) for name, words in manifest.services.items()},
         )
+
+
+@pytest.mark.parametrize(
+    ("field", "pattern"),
+    [
+        ("net", "h{}.example"),
+        ("net", "*.h{}.example"),
+        ("read", "d/{}/x"),
+        ("run", "p{}"),
+        ("store_read", "g{}"),
+    ],
+)
+def test_many_entries_against_a_large_ceiling(field, pattern):
+    """Each is looked up: to compare 3,000 with 3,000 would take minutes, on the event loop."""
+    ceiling = Policy(**{field: tuple(pattern.format(number) for number in range(3000))})
+    asked = asking(**{field: tuple(pattern.format(number + 1500) for number in range(3000))})
+    began = time.thread_time()
+    assert len(ceiling.refusals(asked)) == 1500
+    assert time.thread_time() - began < 1

@@ -29,8 +29,20 @@ class MemoryTransport(asyncio.Transport):
         super().__init__()
         self.writes: list[bytes] = []
         self.aborted = False
+        self.too_late = 0
+        self.paused = 0
+
+    def is_closing(self):
+        return self.aborted
+
+    def pause_reading(self):
+        self.paused += 1
+
+    def resume_reading(self):
+        self.paused -= 1
 
     def write(self, data):
+        self.too_late += self.aborted
         assert not self.aborted
         self.writes.append(bytes(data))
 
@@ -209,6 +221,90 @@ async def test_notifications():
 
 
 # --- sending
+
+
+def notes(first, last):
+    return b"".join(b'{"jsonrpc":"2.0","method":"n","params":%d}\n' % number for number in range(first, last))
+
+
+def heard(wire):
+    return [int(params) for _method, params in wire.notifications]
+
+
+async def test_a_read_that_brings_very_much_is_taken_over_some_turns():
+    """So many messages a turn, in their order; meanwhile nothing more is read."""
+    wire = Wire()
+    wire.client.data_received(notes(0, 600) + notes(600, 601)[:20])
+    seen = []
+    for _ in range(4):
+        seen.append((len(wire.notifications), wire.transport.paused))
+        await turns(1)
+    assert seen == [(256, 1), (512, 1), (600, 0), (600, 0)]
+    wire.client.data_received(notes(600, 601)[20:])
+    assert heard(wire) == list(range(601))
+
+
+async def test_what_comes_from_a_transport_that_does_not_pause_waits():
+    """It is taken behind what came before."""
+    wire = Wire()
+    for first in range(0, 1200, 400):
+        wire.client.data_received(notes(first, first + 400))
+    assert len(wire.notifications) == 256
+    await turns(6)
+    assert heard(wire) == list(range(1200))
+    assert wire.transport.paused == 0
+
+
+@pytest.mark.parametrize("how", ["fail", "lost"])
+async def test_what_was_answered_before_the_end_is_answered(how):
+    """The end is told after the last answer that came, however much waits before it."""
+    wire = Wire()
+    answered, open_still = wire.ask("a"), wire.ask("b")
+    await turns()
+    wire.client.data_received(notes(0, 300))
+    wire.answer("a", 5)
+    if how == "fail":
+        wire.client.fail(GONE)
+    else:
+        wire.client.connection_lost(None)
+        assert wire.lost == 1
+        wire.client.fail(GONE)
+    assert len(wire.notifications) == 300
+    assert plain(await answered) == 5
+    with pytest.raises(SidecarExited):
+        await open_still
+    wire.client.data_received(notes(300, 301))
+    await turns()
+    assert len(wire.notifications) == 300
+
+
+async def test_rules_that_are_broken_behind_very_much():
+    """What came before is taken, and nothing that came behind."""
+    wire = Wire()
+    wire.client.data_received(notes(0, 300) + b"x\n" + notes(300, 900))
+    assert not wire.broken
+    await turns()
+    assert heard(wire) == list(range(300))
+    assert len(wire.broken) == 1
+    wire.client.data_received(notes(900, 901))
+    await turns()
+    assert len(wire.notifications) == 300
+
+
+async def test_an_end_by_what_is_heard():
+    """Whoever ends the connection for a notification hears what came with it, and nothing is taken twice."""
+    wire = Wire()
+    hear = wire.client._on_notification
+
+    def end(method, params):
+        hear(method, params)
+        if bytes(params) == b"300":
+            wire.client.fail(GONE)
+
+    wire.client._on_notification = end
+    wire.client.data_received(notes(0, 900))
+    await turns()
+    assert heard(wire) == list(range(900))
 
 
 async def test_what_is_too_large_is_not_sent():
@@ -611,3 +707,15 @@ async def test_whatever_a_sidecar_says_every_request_is_settled_once(said, given
     await asyncio.gather(*tasks, return_exceptions=True)
     assert sorted(wire.settled) == [f"m{number}" for number in range(5)]
     assert len(wire.broken) <= 1
+
+
+async def test_nothing_is_written_to_a_connection_that_is_closed():
+    """It may be some time until the owner knows why it ended: who asks meanwhile is told then."""
+    wire = Wire()
+    wire.transport.abort()
+    asking = wire.ask("late")
+    await turns()
+    assert wire.transport.too_late == 0
+    wire.client.fail(GONE)
+    with pytest.raises(SidecarExited):
+        await asking

@@ -84,7 +84,8 @@ ERRORS["odd field"].field = object()  # type: ignore[attr-defined]
 class Wire:
     """A gateway with one sidecar, and the sidecar's end of its Session."""
 
-    def __init__(self, *modules: str, in_flight: int = IN_FLIGHT) -> None:
+    def __init__(self, *modules: str, in_flight: int = IN_FLIGHT, message_bytes: int = LIMIT) -> None:
+        self.message_bytes = message_bytes
         self.clock = TurnedClock()
         self.batches: list[tuple[list[Any], list[bytes]]] = []
         self.broken: list[ProtocolError] = []
@@ -95,7 +96,7 @@ class Wire:
         self.gateway = Gateway(
             Gate(self.methods(), lambda _event: None),
             clock=self.clock,
-            message_bytes=LIMIT,
+            message_bytes=message_bytes,
             requests_in_flight=in_flight,
             emit=lambda _event: None,
         )
@@ -106,7 +107,7 @@ class Wire:
 
     def take(self, messages, attachments):
         size = len(messages) + sum(map(len, attachments))
-        assert size <= LIMIT + 65_536
+        assert size <= self.message_bytes + 65_536
         self.batches.append((msgspec.json.decode(messages), list(attachments)))
 
     @property
@@ -165,6 +166,11 @@ class Wire:
         async def data(_caller, params):
             return [params.data, {"again": params.data}]
 
+        async def large(_caller, params):
+            self.entered.append(params.value)
+            await self.free.wait()
+            return "x" * 1_000_000
+
         async def path(_caller, params):
             return params.path
 
@@ -182,11 +188,20 @@ class Wire:
 
         return [
             Method(
-                name, TypedDecoder(params), lambda *_: OpenAccess(), run, for_sidecar=name == "health.check"
+                name,
+                TypedDecoder(params),
+                lambda *_: OpenAccess(),
+                run,
+                for_sidecar=name == "health.check",
+                is_bulk=name == "bulk",
+                is_sizeable=name == "sizeable",
             )
             for name, params, run in [
                 ("echo", Value, echo),
                 ("slow", Value, slow),
+                ("bulk", Value, slow),
+                ("sizeable", Value, slow),
+                ("large", Value, large),
                 ("stubborn", Value, stubborn),
                 ("size", Value, size),
                 ("data", Data, data),
@@ -641,7 +656,7 @@ async def test_log_records_are_written_and_not_answered(caplog):
         await wire.settle()
         assert [record.message for record in caplog.records] == ["n0", "n1", "n2"]
         assert wire.batches == []
-        assert not wire.session._notifications
+        assert not wire.session._logs._writing
 
 
 async def test_a_log_handler_of_the_app_that_fails():
@@ -665,6 +680,89 @@ async def test_a_log_handler_of_the_app_that_fails():
         logger.removeFilter(refuse)
 
 
+def records(numbers):
+    return [notice("log.write", {"level": "info", "message": f"n{number}"}) for number in numbers]
+
+
+@pytest.mark.parametrize("how", ["in time", "at the end"])
+async def test_log_records_that_do_not_fit_are_counted(caplog, how):
+    """The oldest of those that wait go; a second later, or when the Session ends, one record says how many."""
+    with open_wire("m", "n") as wire, caplog.at_level(logging.WARNING, "coredeno.plugin"):
+        for start in range(0, 5120, 1024):
+            wire.send(*records(range(start, start + 1024)))
+        wire.send(*(notice("log.write", {"level": "info", "message": ""}, module="n") for _ in range(7)))
+        assert bytes(wire.session._logs._waiting[-8][1].params) == b'{"level":"info","message":"n5119"}'
+        assert caplog.records == []
+        if how == "in time":
+            await wire.clock.turn(0.9)
+            assert caplog.records == []
+            await wire.clock.turn(0.1)
+        else:
+            wire.session.close()
+        dropped = 5120 + 7 - 32 - 4096
+        (record,) = caplog.records
+        assert record.getMessage() == f"{dropped:,} log records were dropped: more than 4,096 waited"
+        assert (record.name, record.plugin, record.plugin_version, record.call_id) == (
+            "coredeno.plugin.m",
+            "m",
+            "1",
+            None,
+        )
+        await wire.clock.turn(5)
+        wire.session.close()
+        assert len(caplog.records) == 1
+        assert wire.gateway.peer(wire.token).held.now_bytes == 0
+        assert not wire.broken
+        assert wire.clock.waiting == 0
+
+
+async def test_a_log_handler_that_fails_does_not_keep_a_session_from_its_end(caplog):
+    """What was dropped is told in vain, and all else ends as it should."""
+
+    def refuse(_record):
+        raise ZeroDivisionError
+
+    logger = logging.getLogger("coredeno.plugin.m")
+    logger.addFilter(refuse)
+    try:
+        with open_wire() as wire:
+            wire.send(request(1, "slow"))
+            await wire.settle()
+            for _ in range(5):
+                wire.send(*records(range(1024)))
+            wire.session.close()
+            await wire.settle()
+            assert wire.cancelled
+            assert "a log record about module 'm' failed" in caplog.text
+    finally:
+        logger.removeFilter(refuse)
+
+
+async def test_log_records_that_wait_count_among_what_is_held():
+    """A small record keeps all of its batch in memory."""
+    with open_wire() as wire:
+        held = wire.gateway.peer(wire.token).held
+        sizes = []
+        for _ in range(3):
+            wire.send(*records(range(100)))
+            sizes.append(held.now_bytes)
+        assert sizes[2] == 3 * sizes[0] > 3 * 100 * 60
+        for turns in range(20):
+            await asyncio.sleep(0)
+            assert held.now_bytes or turns > 5
+        assert held.now_bytes == 0
+
+
+@pytest.mark.parametrize("message", [notice("cancel", {"id": 1}), records([0])[0], request(1)])
+async def test_a_batch_has_a_bounded_number_of_messages(message):
+    """It is taken in one turn of the loop, whatever is in it."""
+    with open_wire(in_flight=2000) as wire:
+        wire.send(*({**message, "id": number} if "id" in message else message for number in range(1024)))
+        assert not wire.broken
+        wire.send(*[message] * 1025)
+        assert "1025 messages in a batch, wanted at most 1024" in str(wire.broken[0])
+
+
 # --- back-pressure, and the end
 
 
@@ -681,6 +779,98 @@ async def test_a_peer_that_takes_no_answers_is_served_no_further():
         wire.free.set()
         await wire.settle()
         assert wire.answers == {1: "a", 2: "b"}
+
+
+async def test_of_large_answers_only_so_many_are_made_at_once():
+    """Those that the peer has not taken count too; other requests go on, and each is answered in the end."""
+    with open_wire(in_flight=20) as wire:
+        wire.send(*(request(number, "bulk", number) for number in range(10)))
+        await wire.settle()
+        assert wire.entered == [0, 1, 2, 3]
+        wire.session.pause()  # as its outbox does when what waits there is too much
+        wire.free.set()
+        await wire.settle()
+        assert sorted(wire.answers) == wire.entered == [0, 1, 2, 3]
+        wire.session.resume()
+        await wire.settle()
+        assert wire.answers == {number: number for number in range(10)}
+
+
+async def test_a_large_answer_that_is_cancelled_gives_its_place_back():
+    """While it waits, and while it is made."""
+    with open_wire(in_flight=20) as wire:
+        wire.send(*(request(number, "bulk", number) for number in range(8)))
+        await wire.settle()
+        wire.send(*(cancel(number) for number in (0, 1, 5)))
+        await wire.settle()
+        assert wire.entered == [0, 1, 2, 3, 4, 6]
+        wire.free.set()
+        await wire.settle()
+        assert sorted(number for number, value in wire.answers.items() if number == value) == [2, 3, 4, 6, 7]
+
+
+async def test_answers_that_are_not_taken_are_not_made():
+    """Of requests under way no more answers are encoded than the peer takes; in the end all are."""
+    with open_wire(in_flight=200, message_bytes=2_000_000) as wire:
+        waiting, most = 0, 0
+        take = wire.session._send
+
+        def put(messages, attachments):
+            nonlocal waiting, most
+            take(messages, attachments)
+            waiting += len(messages)
+            most = max(most, waiting)
+            if waiting > 5_000_000:
+                wire.session.pause()
+
+        wire.session._send = put
+        wire.send(*(request(number, "large", number) for number in range(200)))
+        await wire.settle()
+        assert len(wire.entered) == 200
+        wire.free.set()
+        await wire.settle()
+        taken = 0
+        while waiting:
+            assert waiting < 6_100_000
+            waiting, taken = 0, taken + 1
+            wire.session.resume()
+            await wire.settle()
+        assert sorted(wire.answers) == list(range(200))
+        assert set(wire.answers.values()) == {"x" * 1_000_000}
+        assert most < 6_100_000
+        assert taken > 30
+
+
+async def test_an_answer_that_waits_to_be_made_can_be_cancelled_or_late():
+    """It is not made then; its place is another's."""
+    with open_wire(in_flight=10) as wire:
+        wire.send(request(1, "large"), request(2, "large", deadline_ms=50), request(3, "slow"))
+        await wire.settle()
+        wire.session.pause()
+        wire.free.set()
+        await wire.settle()
+        assert wire.answers == {}
+        wire.send(cancel(1))
+        await wire.clock.turn(0.05)
+        assert wire.answers == {1: CODES["Cancelled"], 2: CODES["PluginTimeout"]}
+        wire.session.resume()
+        await wire.settle()
+        assert wire.answers[3] is None
+
+
+async def test_of_sizeable_answers_some_dozens_are_made_at_once():
+    """Until they can leave; the others have their turn then."""
+    with open_wire(in_flight=100) as wire:
+        wire.send(*(request(number, "sizeable", number) for number in range(100)))
+        await wire.settle()
+        assert wire.entered == list(range(64))
+        wire.session.pause()
+        wire.free.set()
+        await wire.settle()
+        assert (len(wire.entered), wire.answers) == (64, {})
+        wire.session.resume()
+        await wire.settle()
+        assert wire.answers == {number: number for number in range(100)}
 
 
 async def test_a_paused_request_can_be_cancelled():
@@ -711,7 +901,7 @@ async def test_a_closed_session_sends_nothing(turns):
     await wire.settle()
     assert len(wire.batches) == sent
     assert wire.under_way == []
-    assert not wire.session._notifications
+    assert not wire.session._logs._writing
     assert not wire.broken
 
 

@@ -28,7 +28,8 @@ from coredeno.interfaces import SidecarReady
 from coredeno.permissions import OpenAccess
 from coredeno.services.builtin import NoParams
 from coredeno.services.method import Method
-from coredeno.sidecar.supervisor import Need, Supervisor
+from coredeno.sidecar.homes import Need
+from coredeno.sidecar.supervisor import Supervisor
 from coredeno.testing import FakeLauncher, TurnedClock
 from coredeno.wire.typed import TypedDecoder
 
@@ -92,6 +93,7 @@ class World:
         self.clock = TurnedClock()
         self.launcher = HeldLauncher()
         self.owner = Owner()
+        self.events: list[Any] = []
         self.health: BaseException | None = None
         health = Method(
             "health.check", TypedDecoder(NoParams), lambda *_: OpenAccess(), self.check, for_sidecar=True
@@ -114,6 +116,7 @@ class World:
             socket_folder=folder,
             core_socket=folder / "core.sock",
             cache=folder / "cache",
+            emit=self.events.append,
         )
 
     async def check(self, _caller, _params):
@@ -205,6 +208,50 @@ async def test_the_first_module_gets_the_spare(made, isolation):
     world.supervisor.replenish()
     await world.spare()
     assert world.launched == ["sidecar-1", "sidecar-2"]
+    await world.close()
+
+
+def let_die(world, deaths):
+    """Each of the next sidecars dies as soon as it is ready, before anybody has a place in it."""
+    begin = world.supervisor._watch.begin
+
+    async def begin_and_die(home):
+        nonlocal deaths
+        await begin(home)
+        if deaths:
+            deaths -= 1
+            world.owner.news.clear()
+            world.launcher.sidecars[-1].kill(-5)
+            await world.owner.news.wait()
+
+    world.supervisor._watch.begin = begin_and_die
+
+
+@BOTH
+async def test_sidecars_that_die_as_soon_as_they_are_ready(made, isolation):
+    """Another one is tried."""
+    world = await made(isolation).start()
+    let_die(world, 2)
+    place = await world.supervisor.take_place(WITH_NET)
+    assert place.sidecar.alive
+    assert world.alive == ["sidecar-1", "sidecar-4"]
+    await world.close()
+
+
+@BOTH
+async def test_sidecars_that_all_die_as_soon_as_they_are_ready(made, isolation):
+    """After the third one the reason why it ended is told, whoever asks; nothing is left of them."""
+    world = await made(isolation).start()
+    let_die(world, 50)
+    for _ in range(2):
+        with pytest.raises(SidecarExited, match="out of memory") as caught:
+            await world.supervisor.take_place(WITH_NET)
+        assert caught.value.exit_code == -5
+    assert len(world.launched) == 1 + 2 * 3
+    assert world.alive == ["sidecar-1"]
+    await world.clean()
+    assert [folder.name for folder in world.run.iterdir()] == ["sidecar-1"]
+    assert len(world.gateway._peers) == 1
     await world.close()
 
 
@@ -458,6 +505,7 @@ async def test_a_sidecar_that_hangs_while_it_starts(made, name):
     await world.clock.turn(1)
     with pytest.raises(SidecarExited, match="was not ready after 20 s"):
         await starting
+    assert [(killed.sidecar, killed.cause) for killed in world.events] == [("sidecar-1", "start")]
     await world.close()
 
 
@@ -471,6 +519,7 @@ async def test_a_launcher_that_hangs(made):
     with pytest.raises(SidecarExited, match=r"was not ready after 20 s \(launching\)"):
         await starting
     assert world.launcher.called_off == 1
+    assert world.events == []  # there was no process
     await world.close()
 
 
@@ -771,4 +820,35 @@ async def test_a_sidecar_that_will_not_end(made):
     assert world.alive == ["sidecar-1"]
     await world.clock.turn(0.1)
     await closing
+    (killed,) = world.events
+    assert (killed.module, killed.sidecar, killed.cause) == ("", "sidecar-1", "stop")
+    await world.close()
+
+
+async def test_a_sidecar_that_will_not_end_is_told_of_by_the_module_that_has_left(made):
+    """Whoever was alone in it is named, though it is out by then."""
+    world = await made().start()
+    place = await world.supervisor.take_place(PLAIN)
+    place.code = "a"
+    sidecar = world.launcher.sidecars[0]
+
+    async def ignore(_sidecar, _params):
+        await asyncio.Event().wait()
+
+    sidecar._METHODS = {**sidecar._METHODS, "Shutdown": ignore}
+    leaving = asyncio.create_task(world.supervisor.give_up(place))
+    await world.clock.turn(2)
+    await leaving
+    (killed,) = world.events
+    assert (killed.module, killed.cause) == ("a", "stop")
+    assert killed.reason == "sidecar-1 did not end when it was asked to"
+    await world.close()
+
+
+async def test_a_sidecar_that_ends_as_it_is_asked_to_is_not_killed(made):
+    """No kill is told, for there is none."""
+    world = await made().start()
+    place = await world.supervisor.take_place(PLAIN)
+    await world.supervisor.give_up(place)
+    assert world.events == []
     await world.close()

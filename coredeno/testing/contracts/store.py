@@ -10,12 +10,13 @@ class TestMyStore(DurableStoreContract):
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from coredeno.errors import CoreDenoError, StoreError, UsageError
-from coredeno.interfaces import StoreBackend, StoreChange
+from coredeno.errors import CoreDenoError, LimitExceeded, StoreError, UsageError
+from coredeno.interfaces import StoreBackend, StoreChange, StoreQuota
 
 BAD_TEXT = "\ud800"
 """A lone surrogate: no store can hold it, so that a write with it must fail."""
@@ -196,6 +197,71 @@ class StoreContract:
             found = await store.read("g")
             assert found == {"a": "1", "b": "2"}, f"the cancelled write and a later one gave {found!r}"
 
+    async def test_holds_a_quota_of_keys(self, tmp_path: Path) -> None:
+        """A key too many is refused and changes nothing; replacing and deleting go on; no quota, no bound."""
+        quota = StoreQuota(keys=2, bytes=1000)
+        async with self.opened(tmp_path) as store:
+            await store.write([_set("g", "a", "1")])
+            await store.write([_set("g", "b", "1")], quota=quota)
+            await _wanted(LimitExceeded, store.write([_set("g", "c", "1")], quota=quota), "a key too many")
+            assert await store.read("g") == {"a": "1", "b": "1"}, "a refused write changed something"
+            await store.write([_set("g", "b", "2")], quota=quota)
+            await store.write([_set("h", "c", "1")], quota=quota)
+            await store.write([_set("g", "c", "1")])
+            await _wanted(LimitExceeded, store.write([_set("g", "a", "2")], quota=quota), "a group over it")
+            await store.write([_delete("g", "c"), _delete("g", "c"), _delete("g", "never")], quota=quota)
+            await store.write([_set("g", "a", "2")], quota=quota)
+            found = await store.read("g")
+            assert found == {"a": "2", "b": "2"}, f"after making room the group was {found!r}"
+            await store.write([StoreChange(group="g"), _set("g", "x", "1"), _set("g", "y", "1")], quota=quota)
+            assert await store.count("g") == 1 + 1, "deleting the group made no room"
+
+    async def test_holds_a_quota_of_bytes(self, tmp_path: Path) -> None:
+        """Keys and values count as UTF-8, to the byte, whatever is in them; what is replaced counts no more."""
+        quota = StoreQuota(keys=100, bytes=20)
+        async with self.opened(tmp_path) as store:
+            await store.write([_set("g", "é\x00", "\x00" * 6 + "😀")], quota=quota)  # 3 and 10 bytes
+            await store.write([_set("g", "k", "x" * 6)], quota=quota)
+            await _wanted(
+                LimitExceeded, store.write([_set("g", "k", "x" * 7)], quota=quota), "a byte too many"
+            )
+            await _wanted(
+                LimitExceeded, store.write([_set("g", "l", "")], quota=quota), "a key's byte too many"
+            )
+            assert await store.read("g", ["k", "l"]) == {"k": "x" * 6}, "a refused write changed something"
+            await store.write([_set("g", "k", "")], quota=quota)
+            await store.write([_set("g", "é\x00", "x" * 16)], quota=quota)
+            await store.write([_delete("g", "é\x00"), _set("g", "k", "x" * 19)], quota=quota)
+            both = [_set("g", "k", "y"), _set("g", "l", "x" * 18)]
+            await _wanted(LimitExceeded, store.write(both, quota=quota), "two changes with a byte too many")
+            assert await store.read("g") == {"k": "x" * 19}, "a part of a refused write was made"
+
+    async def test_holds_a_quota_among_many_writers(self, tmp_path: Path) -> None:
+        """Of many writes at once just so many succeed as there is room for; others' writes are not harmed."""
+        quota = StoreQuota(keys=10, bytes=1000)
+        async with self.opened(tmp_path) as store:
+            bound = [store.write([_set("g", str(number), "1")], quota=quota) for number in range(40)]
+            free = [store.write([_set("h", str(number), "1")]) for number in range(40)]
+            mixed = [write for pair in zip(bound, free, strict=True) for write in pair]
+            results = await asyncio.gather(*mixed, return_exceptions=True)
+            refused = [result for result in results[::2] if isinstance(result, LimitExceeded)]
+            assert len(refused) == len(bound) - quota.keys, (
+                f"{len(refused)} of 40 writes were refused, wanted 30"
+            )
+            assert results[1::2] == [None] * 40, "a write without a quota failed beside refused ones"
+            assert (await store.count("g"), await store.count("h")) == (10, 40), "not as many as were told"
+
+    async def test_reads_no_more_than_its_limit(self, tmp_path: Path) -> None:
+        """What has just the limit is read, a byte more is refused, of a group and of keys."""
+        async with self.opened(tmp_path) as store:
+            assert await store.read("g", limit_bytes=1) == {}, "an empty group is over no limit"
+            await store.write([_set("g", "é", "12345"), _set("g", "b", "1"), _set("other", "c", "x" * 99)])
+            assert await store.read("g", limit_bytes=9) == {"b": "1", "é": "12345"}, "a group of the limit"
+            await _wanted(LimitExceeded, store.read("g", limit_bytes=8), "a group of a byte more")
+            some = await store.read("g", ["é", "é", "missing"], limit_bytes=7)
+            assert some == {"é": "12345"}, "keys of the limit, one of them named twice"
+            await _wanted(LimitExceeded, store.read("g", ["é", "b"], limit_bytes=8), "keys of a byte more")
+
     async def test_gives_each_reader_its_own_answer(self, tmp_path: Path) -> None:
         """Changing what a read gave changes neither the store nor another's answer."""
         async with self.opened(tmp_path) as store:
@@ -246,6 +312,36 @@ class DurableStoreContract(StoreContract):
             found = await store.read("g")
             assert found == {"a": "1"}, f"the group came back as {found!r}"
             assert await store.count("h") == 0, "a deleted group came back"
+
+    async def test_keeps_count_when_closed(self, tmp_path: Path) -> None:
+        """What a group has is known to a new store on the same folder, also after refused writes."""
+        quota = StoreQuota(keys=3, bytes=12)
+        async with self.opened(tmp_path) as store:
+            await store.write([_set("g", "a", "12345"), _set("g", "b", "1234")], quota=quota)
+            await _wanted(LimitExceeded, store.write([_set("g", "c", "1")], quota=quota), "a byte too many")
+        async with self.opened(tmp_path) as store:
+            await _wanted(LimitExceeded, store.write([_set("g", "c", "1")], quota=quota), "the same again")
+            await store.write([_set("g", "c", "")], quota=quota)
+            await _wanted(LimitExceeded, store.write([_set("g", "", "")], quota=quota), "a key too many")
+
+    async def test_keeps_data_when_killed(self, tmp_path: Path) -> None:
+        """What was acknowledged is in the folder by then: a copy of it, made while the store is open, has it all.
+
+        That is what a process that is killed leaves. Whether it outlives a power cut no test can show.
+        """
+        copy = tmp_path / "copy"
+        folder = tmp_path / "folder"
+        await asyncio.to_thread(folder.mkdir)
+        wanted = {f"{number:02}": str(number) * 999 for number in range(40)}
+        async with self.opened(folder) as store:
+            await asyncio.gather(*(store.write([_set("g", key, value)]) for key, value in wanted.items()))
+            await store.write([_delete("g", "07"), _set("g", "08", "new")])
+            await asyncio.to_thread(shutil.copytree, folder, copy)
+        del wanted["07"]
+        wanted["08"] = "new"
+        async with self.opened(copy) as store:
+            found = await store.read("g")
+            assert found == wanted, f"of {len(wanted)} keys that were acknowledged {len(found)} came back"
 
     async def test_keeps_folders_apart(self, tmp_path: Path) -> None:
         """A store on another folder has other data."""

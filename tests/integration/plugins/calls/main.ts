@@ -54,6 +54,14 @@ export async function wait(name: string): Promise<never> {
   await aborted;
   throw signal.reason;
 }
+/** Waits until its call is aborted, and tells nobody. */
+export function waitUnheard(): Promise<never> {
+  const { signal } = core.call;
+  signal.throwIfAborted();
+  return new Promise((_resolve, reject) =>
+    signal.addEventListener("abort", () => reject(signal.reason as Error))
+  );
+}
 /** Waits in a service of the app, which never answers. */
 export async function ask(name: string): Promise<unknown> {
   try {
