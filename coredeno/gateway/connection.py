@@ -12,6 +12,7 @@ import msgspec
 from grpclib.protocol import H2Protocol
 from h2.events import RequestReceived
 
+from coredeno.buffered_receiver import BufferedReceiver
 from coredeno.errors import ProtocolError
 from coredeno.gateway.frame_guard import FrameGuard
 from coredeno.gateway.gateway import Peer
@@ -56,7 +57,7 @@ class ConnectionOwner(Protocol):
         ...
 
 
-class Connection(H2Protocol):
+class Connection(BufferedReceiver, H2Protocol):
     """A connection that can be dropped, and that takes whatever comes over it, a slice a turn of the loop.
 
     Attributes:
@@ -165,7 +166,7 @@ class Connection(H2Protocol):
 
     def _feed(self, data: bytes) -> None:
         try:
-            super().data_received(data)
+            H2Protocol.data_received(self, data)
         except Exception as error:  # noqa: BLE001 - whatever h2 and grpclib meet in hostile bytes
             _log.info("a client was dropped: %s", type(error).__name__)
             self.drop()

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
+from coredeno.buffered_receiver import BufferedReceiver
 from coredeno.clock import deadline
 from coredeno.errors import CoreDenoError, MessageTooLarge, ProtocolError
 from coredeno.interfaces import Clock, Timer
@@ -54,7 +55,7 @@ class Reply:
         return decoder.decode(answer.result, answer.bytes, self.frame.attachments, "result")
 
 
-class RpcClient(asyncio.Protocol):
+class RpcClient(BufferedReceiver, asyncio.Protocol):
     """One connection to a sidecar. Requests are never serialised: answers come in any order.
 
     A request whose caller gave up (`abandon`) still counts as under way until it is answered.
