@@ -9,6 +9,7 @@ import math
 import resource
 import sys
 import time
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,8 +94,9 @@ class Lateness:
     """How late the loop is, looked at every three milliseconds; of each look, what the host itself computed."""
 
     def __init__(self) -> None:
-        self._all: list[float] = []
-        self._own: list[float] = []
+        # Arrays: a list of as many numbers would be most of what the process holds.
+        self._all = array("d")
+        self._own = array("d")
         self._task = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
@@ -108,7 +110,7 @@ class Lateness:
     def take(self) -> tuple[float, float]:
         """As a whole, and by what the host itself did: in seconds, at the 99th percentile, since the last time."""
         taken = _percentile_99(self._all), _percentile_99(self._own)
-        self._all, self._own = [], []
+        self._all, self._own = array("d"), array("d")
         return taken
 
     async def aclose(self) -> None:
