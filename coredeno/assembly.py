@@ -30,6 +30,7 @@ from coredeno.policy import Policy
 from coredeno.root import RootFolder
 from coredeno.services.builtin import builtin_methods
 from coredeno.services.keyvalue import Store
+from coredeno.services.log_rates import LogRates
 from coredeno.services.registry import ServiceRegistry
 from coredeno.services.threads import DiskThreads
 from coredeno.services.watched_store import WatchedStore
@@ -59,6 +60,7 @@ class HostParts(msgspec.Struct, frozen=True, kw_only=True):
     store: Store
     audit: Audit
     disk: DiskThreads
+    log_rates: LogRates
     processes: Processes
     gateway: Gateway
     listener: Listener
@@ -105,6 +107,7 @@ def assemble(
     store = Store(backend)
     limits = config.limits
     disk = DiskThreads()
+    log_rates = LogRates(limits.log_lines_per_s, clock=clock)
     processes = brought.processes or _process_table(clock, limits)
     methods = builtin_methods(
         files=brought.files or _rooted_files(root.path, disk, limits),
@@ -112,6 +115,7 @@ def assemble(
         processes=processes,
         programs=config.programs,
         root=root.path,
+        log_rates=log_rates,
         limit_bytes=limits.message_bytes - _FILE_HEADROOM_BYTES,
         limits=limits,
     )
@@ -171,6 +175,7 @@ def assemble(
         store=store,
         audit=audit,
         disk=disk,
+        log_rates=log_rates,
         processes=processes,
         gateway=gateway,
         listener=brought.listener or _grpc_listener(),

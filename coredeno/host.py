@@ -559,6 +559,7 @@ class PluginHost:
         grace_s = self._config.limits.unload_grace_s
         undo.add("audit", parts.audit.aclose)  # the last: all others may have something to tell
         undo.add("disk threads", parts.disk.aclose)
+        undo.add("log records", parts.log_rates.aclose)
         undo.add("store", parts.backend.aclose)
         undo.add("processes", parts.processes.stop_all)
         undo.add("gateway", parts.gateway.aclose)

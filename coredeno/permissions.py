@@ -19,6 +19,8 @@ HOST_FOLDER: Final = ".core"
 LIMIT_PATH_BYTES: Final = 1024
 LIMIT_NAME_BYTES: Final = 255  # NAME_MAX of Linux and macOS
 _SHOWN: Final = 80  # characters of a wrong path that an error repeats: enough to recognise it
+# And of what was refused. A name may be as long as a message, and an app holds many denials until it looks at them.
+_SHOWN_RESOURCE: Final = 1024
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 _NEVER: Final = "nothing can allow it: "
 
@@ -118,7 +120,7 @@ def check(module: str, grants: Grants, access: Access) -> None:
             refusal = ("unknown", type(access).__name__, _NEVER + "the gate has no rule for it")
     if refusal is not None:
         permission, resource, remedy = refusal
-        raise PermissionDenied(module=module, permission=permission, resource=resource, remedy=remedy)
+        raise PermissionDenied(module=module, permission=permission, resource=_shown(resource), remedy=remedy)
 
 
 def normalise_path(path: str) -> str:
@@ -220,7 +222,11 @@ def _refusal_of_service(grants: Grants, service: str, permission: str | None) ->
 
 
 def _line(entry: str, field: str, alternative: str = "") -> str:
-    return f"add {entry!r}{alternative} to {field} in the manifest"
+    return f"add {_shown(entry)!r}{alternative} to {field} in the manifest"
+
+
+def _shown(resource: str) -> str:
+    return resource if len(resource) <= _SHOWN_RESOURCE else resource[:_SHOWN_RESOURCE] + "…"
 
 
 def _bad_path(path: str, problem: str) -> InvalidArgument:

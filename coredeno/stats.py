@@ -37,7 +37,8 @@ class RequestStats(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         count: how many have ended, however they did; log records are none.
         denied: how many of them ended with `PermissionDenied`.
-        failed: how many of them ended with any other error.
+        failed: how many of them ended with any other error. A result that cannot cross, or is too large for a message,
+            reaches the module as an error, and is none of these.
         cancelled: how many of them nobody waited for any more: cancelled, or past their deadline.
         in_flight: how many are under way.
     """
@@ -52,7 +53,8 @@ class RequestStats(msgspec.Struct, frozen=True, kw_only=True):
 class ModuleStats(msgspec.Struct, frozen=True, kw_only=True):
     """One module, from its load on; its restarts change none of the counts. Later versions may add to it.
 
-    What is refused before anything is sent or waited for (`UsageError`, a module that is down) is no call.
+    What is refused before anything is sent or waited for (`UsageError`, a module that is down) is no call. If
+    only its writing shows that an argument cannot cross (text with lone surrogates), it is one that raised.
 
     Attributes:
         version: the plugin's version.

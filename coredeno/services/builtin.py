@@ -5,7 +5,6 @@ Each declares the access that it needs; the gate decides before the method runs.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,6 @@ import msgspec
 from coredeno.config import Limits, Program
 from coredeno.errors import PermissionDenied
 from coredeno.interfaces import FileEntry, Files, Processes, ProcessResult, StoreQuota
-from coredeno.line_rate import LineRate
 from coredeno.permissions import (
     Access,
     FileAccess,
@@ -27,13 +25,13 @@ from coredeno.permissions import (
     normalise_path,
 )
 from coredeno.services.keyvalue import Store
+from coredeno.services.log_rates import LogRates
 from coredeno.services.method import Caller, Method
 from coredeno.services.plugin_log import log_of_plugin
 from coredeno.services.turns import Turns
 from coredeno.wire.text import printable
 from coredeno.wire.typed import TypedDecoder
 
-_TELL_DROPPED_S = 1.0
 _HIGHEST_NUMBER = 2**53 - 1  # a JavaScript number is exact up to here
 _LOG_LEVELS = {
     "debug": logging.DEBUG,
@@ -127,6 +125,7 @@ def builtin_methods(
     processes: Processes,
     programs: Mapping[str, str | Path | Program],
     root: Path,
+    log_rates: LogRates,
     limit_bytes: int,
     limits: Limits,
 ) -> list[Method]:
@@ -139,7 +138,7 @@ def builtin_methods(
         *_file_methods(files, limit_bytes, Turns(limits.disk_in_flight)),
         *_store_methods(store, limit_bytes, StoreQuota(keys=limits.store_keys, bytes=limits.store_bytes)),
         *_process_methods(processes, programs, root),
-        _log_method(limits.log_line_bytes, limits.log_lines_per_s),
+        _log_method(limits.log_line_bytes, log_rates),
         _health_method(store),
     ]
 
@@ -280,11 +279,9 @@ def _process_methods(
     ]
 
 
-def _log_method(limit: int, lines_per_s: int) -> Method:
-    said = _Said(lines_per_s)
-
+def _log_method(limit: int, rates: LogRates) -> Method:
     async def write(caller: Caller, params: LogParams) -> None:
-        if not said.may_say_more(caller):
+        if not rates.passes(caller):
             return
         log_of_plugin(
             caller.code,
@@ -296,29 +293,6 @@ def _log_method(limit: int, lines_per_s: int) -> Method:
         )
 
     return _method("log.write", LogParams, _open, write)
-
-
-class _Said:
-    """How much each module has said lately. What is dropped is told of a moment later, in one line."""
-
-    def __init__(self, lines_per_s: int) -> None:
-        self._lines_per_s = lines_per_s
-        self._rates: dict[str, LineRate] = {}
-
-    def may_say_more(self, caller: Caller) -> bool:
-        code = caller.code
-        loop = asyncio.get_running_loop()
-        rate = self._rates.get(code)
-        if rate is None:
-            rate = self._rates[code] = LineRate(self._lines_per_s)
-        if rate.passes(loop.time()):
-            return True
-        if rate.dropped == 1:
-            loop.call_later(_TELL_DROPPED_S, self._tell, code, caller.version)
-        return False
-
-    def _tell(self, code: str, version: str) -> None:
-        log_of_plugin(code, version, logging.WARNING, self._rates[code].take_dropped())
 
 
 def _health_method(store: Store) -> Method:

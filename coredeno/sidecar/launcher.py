@@ -262,7 +262,6 @@ class DenoProcess(asyncio.SubprocessProtocol):
         if self._exit.done():
             return
         code = self._returncode()
-        self._say_dropped()
         tail = (printable(line, one_line=True)[:_TAIL_LINE_CHARACTERS] for line in self._tail)
         end = SidecarExit(-signal.SIGKILL if code is None else code, " | ".join(tail))
         if not self._first_line.done():
@@ -273,6 +272,7 @@ class DenoProcess(asyncio.SubprocessProtocol):
         self._exit.set_result(end)
         if self._transport is not None:
             self._transport.close()
+        self._say_dropped()  # the last: a handler of the app's log may raise
 
 
 def _cannot_run(program: str | Path, number: int) -> DenoNotFound:

@@ -28,10 +28,11 @@ class LineCutter:
         return lines
 
     def skip(self, data: bytes) -> int:
-        """Take bytes and give none of their lines: how many there are. It costs far less than to cut them."""
+        """Take bytes and give none of their lines: how many begin here. It costs far less than to cut them."""
+        was_counted = self._dropping
         self._pending = b""
         self._dropping = not data.endswith(b"\n")
-        return data.count(b"\n") + self._dropping
+        return data.count(b"\n") + self._dropping - was_counted
 
     def end(self) -> list[str]:
         """The last line, if the stream did not end with a newline."""

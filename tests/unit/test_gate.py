@@ -40,6 +40,7 @@ from coredeno.permissions import (
 )
 from coredeno.services.builtin import LogParams, _log_method, builtin_methods
 from coredeno.services.keyvalue import Store
+from coredeno.services.log_rates import LogRates
 from coredeno.services.method import SIDECAR, Caller, Method
 from coredeno.services.service import methods_of
 from coredeno.testing import FakeProcesses, MemoryFiles, MemoryStore, TurnedClock
@@ -105,6 +106,7 @@ def all_methods(*, files=None, store=None, processes=None, programs=None, limits
         processes=processes or Untouched(),
         programs=programs or {},
         root=Path("/app"),
+        log_rates=LogRates(1000, clock=TurnedClock()),
         limit_bytes=1000,
         limits=limits or Limits(),
     )
@@ -677,15 +679,29 @@ async def test_disk_in_flight():
     assert all(task.result() == b"" for task in tasks[:5])
 
 
-async def test_a_flood_of_log_records_is_cut_and_told_of(caplog: pytest.LogCaptureFixture, eventually):
+async def test_a_flood_of_log_records_is_cut_and_told_of(caplog: pytest.LogCaptureFixture):
     """So many a second are written; of the others one line says how many there were, and no other module has fewer."""
     caplog.set_level(logging.INFO, "coredeno.plugin")
-    write = _log_method(100, 3).run
-    for number in range(10):
-        await write(Caller("loud", "1", Grants()), LogParams(level="info", message=f"m{number}"))
+    clock = TurnedClock()
+    rates = LogRates(3, clock=clock)
+    write = _log_method(100, rates).run
+
+    async def flood():
+        for number in range(10):
+            await write(Caller("loud", "1", Grants()), LogParams(level="info", message=f"m{number}"))
+
+    def said():
+        return [(record.name.rpartition(".")[2], record.getMessage()) for record in caplog.records]
+
+    await flood()
     await write(Caller("quiet", "1", Grants()), LogParams(level="info", message="q"))
-    said = [record.getMessage() for record in caplog.records]
-    assert said == ["m0", "m1", "m2", "q"]
-    await eventually(lambda: len(caplog.records) > len(said))
-    assert caplog.records[-1].getMessage() == "7 lines were dropped: more than 3 a second"
-    assert caplog.records[-1].name == "coredeno.plugin.loud"
+    assert said() == [("loud", "m0"), ("loud", "m1"), ("loud", "m2"), ("quiet", "q")]
+    await clock.turn(1)
+    dropped = ("loud", "7 lines were dropped: more than 3 a second")
+    assert said()[4:] == [dropped]
+    await flood()
+    await rates.aclose()
+    assert said()[8:] == [dropped]
+    await rates.aclose()
+    await clock.turn(10)
+    assert len(said()) == 9

@@ -91,7 +91,16 @@ def test_what_is_skipped_is_counted_and_leaves_no_half_line():
     assert cutter.skip(b" and ended\nb\nc") == 3
     assert cutter.feed(b" the rest of c\nd\n") == ["d"]
     assert cutter.skip(b"e\n") == 1
+    assert cutter.skip(b"e\nf\n") == 2
     assert cutter.feed(b"f\n") == ["f"]
+
+
+@given(st.lists(st.text("x\n", min_size=1)))
+def test_a_line_that_is_skipped_in_pieces_is_counted_once(pieces: list[str]):
+    """Wherever they are cut, as many are counted as there are."""
+    cutter = LineCutter(100)
+    counted = sum(cutter.skip(piece.encode()) for piece in pieces)
+    assert counted == len("".join(pieces).splitlines())
 
 
 def test_a_rate_is_spent_until_its_second_is_over():

@@ -267,6 +267,23 @@ def test_a_refusal_says_what_would_allow_it(access, permission, resource, remedy
     )
 
 
+@pytest.mark.parametrize(
+    "access",
+    [
+        StoreAccess("read", "x" * 1_000_000),
+        ProgramAccess("\\" * 1_000_000),
+        ProcessAccess("x" * 1_000_000, None),
+        FileAccess("read", "x/" * 500 + "x"),
+    ],
+)
+def test_a_refusal_holds_little_of_what_was_asked_for(access):
+    """However long that is: an app may hold a thousand refusals before it looks at the first."""
+    with pytest.raises(PermissionDenied) as refused:
+        check("m", Grants(), access)
+    assert len(refused.value.resource) <= 1025
+    assert len(str(refused.value)) < 8_000
+
+
 def test_accesses_are_told_apart_by_tag():
     """Each access can be written to the audit log and read back as what it was."""
     accesses = [
