@@ -235,6 +235,13 @@ OF_HOST = (
         ("quota_log", "stdout_flood"),
     ),
     Mutant(
+        "a refusal holds little of what was asked for",
+        "permissions.py",
+        "    return resource if len(resource) <= _SHOWN_RESOURCE else",
+        "    return resource if len(resource) <= 1 << 40 else",
+        ("quota_refusals",),
+    ),
+    Mutant(
         "hosts that are not public are granted by name only",
         "net_ceiling.py",
         "not self._public_ports.isdisjoint({None, host.port}) and host.is_public()",

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from coredeno.events import PermissionDenied
 from tests.security.arena import Arena, gone
 
 A_SECOND = 50
@@ -79,6 +80,37 @@ async def test_quota_log(unopened_arena: Arena, caplog: pytest.LogCaptureFixture
         assert len(records) <= (A_SECOND + 5) * (time.monotonic() - began + 2)
         assert max(len(record.getMessage()) for record in records) < 1200
         assert any("dropped" in record.getMessage() for record in records)
+
+
+async def test_quota_refusals(arena: Arena):
+    """Names of half a megabyte, each refused, fill nobody's memory while the app has not looked at the events yet."""
+    events = arena.host.events()
+    attacker = await arena.attacker(
+        """
+        let core;
+        export function init(c) { core = c; }
+        export async function go() {
+            const name = "\\\\".repeat(500_000);
+            const ways = [
+                () => core.store.group(name).get("key"),
+                () => core.store.group(name).set("key", "value"),
+                () => core.processes.start(name, []),
+            ];
+            let refused = 0;
+            for (let i = 0; i < 90; i++) {
+                await ways[i % 3]().catch((error) => { refused += error.name === "PermissionDenied" });
+            }
+            return refused;
+        }
+        """
+    )
+    assert await attacker.call("go", timeout_s=30) == 90
+    denials = []
+    while len(denials) < 90:
+        event = await asyncio.wait_for(anext(events), 5)
+        if isinstance(event, PermissionDenied):
+            denials.append(event)
+    assert max(len(denial.resource) + len(denial.remedy) for denial in denials) < 8_000
 
 
 ESCALATION = """
