@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,8 +37,9 @@ class SqliteStore:
     Reads asked for in one turn of the event loop share one trip to the reader's thread. Other processes, and
     other `SqliteStore`s, may use the same file.
 
-    Two threads run from `open` to `aclose`; they keep the interpreter from ending, so `aclose` must be
-    called, in the same event loop.
+    Two threads run from `open` to `aclose`, which is called in the same event loop. They do not keep the interpreter
+    from ending: without `aclose`, what was acknowledged is on disk, perhaps in the `-wal` file; other writes may be
+    lost.
 
     Args:
         busy_timeout_s: how long a write waits, in seconds, while another process holds the database.
@@ -65,6 +67,9 @@ class SqliteStore:
         self._closing: asyncio.Task[None] | None = None
         self._writer: SqliteConnection | None = None
         self._reader: SqliteConnection | None = None
+        self._reads_under_way = 0
+        self._none_read = asyncio.Event()
+        self._none_read.set()
         most = statements.MOST_ROWS
         self._writes: Batch[_Write, LimitExceeded | None] = Batch(
             self._write_all,
@@ -111,22 +116,22 @@ class SqliteStore:
             StoreError: the database cannot be read.
             UsageError: the store is not open.
         """
-        reader = self._open_one(self._reader, "read")
-        if keys is None:
-            return await _read_group(reader, group, limit_bytes)
-        if len(keys) > statements.MOST_ROWS:
-            # More than one statement can ask for; several statements could see several states.
-            wanted = frozenset(keys)
-            everything = await _read_group(reader, group, limit_bytes)
-            return {key: value for key, value in everything.items() if key in wanted}
-        if not keys:
-            return {}
-        if limit_bytes is not None:
-            rows = await reader.fetch(
-                statements.size_of_pairs([(group, key) for key in keys]), "reading from"
-            )
-            _check_size(group, rows[0][0], limit_bytes)
-        return await self._reads.add((group, tuple(keys)))
+        with self._reading("read") as reader:
+            if keys is None:
+                return await _read_group(reader, group, limit_bytes)
+            if len(keys) > statements.MOST_ROWS:
+                # More than one statement can ask for; several statements could see several states.
+                wanted = frozenset(keys)
+                everything = await _read_group(reader, group, limit_bytes)
+                return {key: value for key, value in everything.items() if key in wanted}
+            if not keys:
+                return {}
+            if limit_bytes is not None:
+                rows = await reader.fetch(
+                    statements.size_of_pairs([(group, key) for key in keys]), "reading from"
+                )
+                _check_size(group, rows[0][0], limit_bytes)
+            return await self._reads.add((group, tuple(keys)))
 
     async def count(self, group: str) -> int:
         """See `StoreBackend.count`.
@@ -135,8 +140,8 @@ class SqliteStore:
             StoreError: the database cannot be read.
             UsageError: the store is not open.
         """
-        reader = self._open_one(self._reader, "count")
-        return (await _usage(reader, group))[0]
+        with self._reading("count") as reader:
+            return (await _usage(reader, group))[0]
 
     async def write(self, changes: Sequence[StoreChange], *, quota: StoreQuota | None = None) -> None:
         """See `StoreBackend.write`.
@@ -154,7 +159,10 @@ class SqliteStore:
                 raise refusal
 
     async def aclose(self) -> None:
-        """See `StoreBackend.aclose`. No thread is left when it returns; if cancelled, it goes on alone."""
+        """See `StoreBackend.aclose`. Reads under way get their answers too; what is called later is a `UsageError`.
+
+        No thread is left when it returns; if cancelled, it goes on alone.
+        """
         await asyncio.shield(self._close_soon())
 
     async def _open(self, file: Path) -> None:
@@ -202,7 +210,8 @@ class SqliteStore:
             if self._opening is not None:
                 await asyncio.wait({self._opening})
             await self._writes.settled()
-            await self._reads.settled()
+            await self._none_read.wait()
+            await self._reads.settled()  # also of readers that were cancelled
         finally:
             # One after the other: of two connections that close at once each may find the other still there,
             # and then neither writes the `-wal` file back into the database.
@@ -210,6 +219,19 @@ class SqliteStore:
                 await _end(self._reader)
             finally:  # also when the loop is being torn down, or the writer's thread would never end
                 await _end(self._writer)
+
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[SqliteConnection]:
+        # A read may take several trips: `aclose` waits for all of it.
+        reader = self._open_one(self._reader, what)
+        self._reads_under_way += 1
+        self._none_read.clear()
+        try:
+            yield reader
+        finally:
+            self._reads_under_way -= 1
+            if not self._reads_under_way:
+                self._none_read.set()
 
     def _open_one(self, connection: SqliteConnection | None, what: str) -> SqliteConnection:
         if self._reader is None or connection is None or self._closing is not None:

@@ -19,6 +19,22 @@ from coredeno.interfaces import StoreChange, StoreQuota
 from coredeno.store import schema, statements
 from coredeno.store.sqlite import FILE_NAME, SqliteStore
 
+NEVER_CLOSED = """
+import asyncio, sys
+from pathlib import Path
+from coredeno.interfaces import StoreChange
+from coredeno.store.sqlite import SqliteStore
+
+store = SqliteStore()
+
+async def main():
+    await store.open(Path(sys.argv[1]))
+    await store.write([StoreChange(group="g", key="k", value="v")])
+
+asyncio.run(main())
+print("main has ended")
+"""
+
 WRITES_BEYOND_THE_LIMIT = """
 import asyncio, resource, sys
 from pathlib import Path
@@ -616,6 +632,61 @@ async def test_reads_under_way_are_answered_when_it_closes(tmp_path: Path):
     await store.aclose()
     assert await asyncio.gather(*reads) == [{"k": "v"}, {"k": "v"}]
     assert await counting == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "limit_bytes"), [(["k"], 100), (["k"], 1), (None, 1), ([str(n) for n in range(200)], 1)]
+)
+async def test_reads_of_several_trips_are_answered_when_it_closes(
+    keys: list[str] | None, limit_bytes: int, tmp_path: Path
+):
+    """To look at the size first is a trip of its own; what is called after `aclose` is a `UsageError`."""
+    store = SqliteStore()
+    await store.open(tmp_path)
+    await store.write([change("k")])
+    reading = asyncio.create_task(store.read("g", keys, limit_bytes=limit_bytes))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(store.aclose())
+    await asyncio.sleep(0)
+    with pytest.raises(UsageError):
+        await store.read("g", keys, limit_bytes=limit_bytes)
+    await closing
+    assert not database_threads()
+    if limit_bytes == 100:
+        assert await reading == {"k": "v"}
+    else:
+        with pytest.raises(LimitExceeded):
+            await reading
+
+
+async def test_a_read_that_is_cancelled_does_not_keep_it_from_closing(tmp_path: Path):
+    """At each of its steps."""
+    for turns in range(8):
+        store = SqliteStore()
+        await store.open(tmp_path)
+        reading = asyncio.create_task(store.read("g", ["k"], limit_bytes=100))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing = asyncio.create_task(store.aclose())
+        await asyncio.sleep(0)
+        reading.cancel()
+        await closing
+        await asyncio.wait({reading})
+        assert not database_threads()
+
+
+def test_an_app_that_ends_without_aclose_is_not_kept(tmp_path: Path):
+    """Its threads do not outlive it, and what was acknowledged is there."""
+    done = subprocess.run(
+        [sys.executable, "-c", NEVER_CLOSED, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "main has ended\n"
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        assert connection.execute("SELECT key, value FROM entry").fetchall() == [("k", "v")]
 
 
 def test_a_loop_that_ends_without_aclose_leaves_no_thread(tmp_path: Path):
