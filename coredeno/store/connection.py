@@ -31,8 +31,8 @@ _WANTED = {
 
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-_NO_UTF8 = "Could not decode to UTF-8"
-"""How sqlite3 begins when it complains about text that it has read. None such is ever written."""
+_NO_TEXT = ("Could not decode to UTF-8", "JSON cannot hold BLOB values")
+"""How sqlite3 and SQLite begin when they complain about what they have read as text. None such is ever written."""
 
 _REFUSED_TEXT = (UnicodeEncodeError, OverflowError)
 """What sqlite3 raises for text that it cannot bind: with lone surrogates, or over 2 GiB."""
@@ -212,7 +212,7 @@ def _explained(error: Exception, doing: str, path: str) -> StoreError:
         return StoreLockedError(f"store: {what}: {error}, wanted no other process to hold it for so long")
     if code == sqlite3.SQLITE_FULL:
         return StoreFull(f"store: {what}: {error}, wanted free space on its disk")
-    if code in _CORRUPT or (isinstance(error, sqlite3.Error) and str(error).startswith(_NO_UTF8)):
+    if code in _CORRUPT or (isinstance(error, sqlite3.Error) and str(error).startswith(_NO_TEXT)):
         return StoreCorrupt(doing, path=path, problem=str(error))
     if str(error) == OVER_QUOTA:
         return OverQuotaError(f"store: {what}: a group would have more than its quota, wanted no more")

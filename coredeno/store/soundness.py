@@ -25,7 +25,8 @@ def require_whole(connection: sqlite3.Connection, file: Path, limit_s: float) ->
 
     Each page that is in use is read: that tables and their indexes are sound trees, that each row can be decoded,
     that no page is missing or used twice. Not seen are changes of what a value says, since SQLite keeps no checksums
-    of pages, and an index that does not fit its table. What was not reached when the time was over counts as sound.
+    of pages, text that became a BLOB, and an index that does not fit its table. What was not reached when the time was
+    over counts as sound.
 
     How long it takes: for 64 MiB some 30 ms (values of 20 KB) to 150 ms (of 200 bytes) where the system has the file
     in memory, else what the disk takes to read it in pieces.

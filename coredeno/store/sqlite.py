@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from coredeno.config import CorruptStore
 from coredeno.errors import LimitExceeded, StoreCorrupt, StoreError, UsageError
 from coredeno.interfaces import StoreChange, StoreQuota
@@ -27,7 +29,13 @@ FILE_NAME = "store.db"
 
 _Asked = tuple[str, Sequence[str]]
 _Write = Sequence[statements.Change]
+_Done = TypeVar("_Done")
 _Page = TypeVar("_Page")
+
+_OF_ANOTHER_TYPE = "a value of another type than was written"
+
+_MOST_LOOKS = 100
+"""At a group that is said to have something and yet gives nothing: writes in between so often are none."""
 
 
 class SqliteStore:
@@ -113,6 +121,7 @@ class SqliteStore:
 
         Raises:
             LimitExceeded: it is more than `limit_bytes`.
+            StoreCorrupt: what was met is not what was written.
             StoreError: the database cannot be read.
             UsageError: the store is not open.
         """
@@ -137,6 +146,7 @@ class SqliteStore:
         """See `StoreBackend.count`.
 
         Raises:
+            StoreCorrupt: what was met is not what was written.
             StoreError: the database cannot be read.
             UsageError: the store is not open.
         """
@@ -297,8 +307,7 @@ async def _write_or_refuse(writer: SqliteConnection, write: _Write) -> LimitExce
 
 async def _usage(connection: SqliteConnection, group: str) -> tuple[int, int]:
     rows = await connection.fetch((statements.USAGE, (group,)), "counting in")
-    keys, size = rows[0]
-    return keys, size
+    return _whole(statements.usage, rows[0])
 
 
 def _check_size(group: str, size: int, limit_bytes: int) -> None:
@@ -313,7 +322,7 @@ async def _read_group(reader: SqliteConnection, group: str, limit_bytes: int | N
     statement: statements.Statement = (statements.READ_GROUP, (group,))
     if limit_bytes is not None:
         statement = (statements.READ_SMALL_GROUP, (group, limit_bytes))
-    while True:
+    for _ in range(_MOST_LOOKS):
         for page in await _pages(reader, statement, statements.values_by_key):
             found.update(page)
         if found or limit_bytes is None:
@@ -323,6 +332,8 @@ async def _read_group(reader: SqliteConnection, group: str, limit_bytes: int | N
         if not keys:
             break
         # Filled, or made smaller, between the two looks: once more.
+    else:
+        raise StoreCorrupt("reading from", path=FILE_NAME, problem="keys are counted that are not there")
     # Nearly in order already, but SQL does not promise it; sorting what is in order is quick.
     return {key: found[key] for key in sorted(found)}
 
@@ -334,5 +345,12 @@ async def _pages(
     for row in await reader.fetch(statement, "reading from"):
         if pages:
             await asyncio.sleep(0)  # a large answer: let the event loop turn between its pages
-        pages.append(decode(row))
+        pages.append(_whole(decode, row))
     return pages
+
+
+def _whole(decode: Callable[[Sequence[Any]], _Done], row: Sequence[Any]) -> _Done:
+    try:
+        return decode(row)
+    except msgspec.DecodeError as error:
+        raise StoreCorrupt("reading from", path=FILE_NAME, problem=_OF_ANOTHER_TYPE) from error

@@ -67,15 +67,32 @@ _decode_places = msgspec.json.Decoder(dict[int, str]).decode
 
 
 def values_by_key(row: Sequence[Any]) -> dict[str, str]:
-    """What one row of `READ_GROUP` holds."""
+    """What one row of `READ_GROUP` holds.
+
+    Raises:
+        msgspec.DecodeError: it is no text, as all is that is ever written.
+    """
     name, text = row
-    return _decode_keys(text) if name is None else {name: text}
+    return _decode_keys(text) if name is None else msgspec.convert({name: text}, dict[str, str])
 
 
 def values_by_place(row: Sequence[Any]) -> dict[int, str]:
-    """What one row of `read_pairs` holds: values by the place of their pair."""
-    name, text = row
-    return _decode_places(text) if name is None else {name: text}
+    """What one row of `read_pairs` holds: values by the place of their pair.
+
+    Raises:
+        msgspec.DecodeError: it is no text, as all is that is ever written.
+    """
+    place, text = row
+    return _decode_places(text) if place is None else msgspec.convert({place: text}, dict[int, str])
+
+
+def usage(row: Sequence[Any]) -> tuple[int, int]:
+    """What the row of `USAGE` holds: keys and bytes.
+
+    Raises:
+        msgspec.DecodeError: these are no numbers, as all are that are ever written.
+    """
+    return msgspec.convert(tuple(row), tuple[int, int])
 
 
 def read_pairs(pairs: Sequence[tuple[str, str]]) -> Statement:

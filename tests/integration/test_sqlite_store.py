@@ -8,14 +8,17 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from coredeno.clock import LoopClock
 from coredeno.errors import LimitExceeded, StoreCorrupt, StoreError, StoreFull, UsageError
 from coredeno.interfaces import StoreChange, StoreQuota
+from coredeno.services.watched_store import WatchedStore
 from coredeno.store import schema, statements
 from coredeno.store.sqlite import FILE_NAME, SqliteStore
 
@@ -384,6 +387,61 @@ async def test_text_that_was_damaged_is_corruption(tmp_path: Path):
             with pytest.raises(StoreCorrupt, match=r"reading from store\.db: .*UTF-8"):
                 await store.read("g", keys)
         assert await store.read("g", ["whole"]) == {"whole": "v"}
+
+
+def by_another(file: Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(statement)
+
+
+def text_is_a_number(file: Path) -> None:
+    data = file.read_bytes()
+    at = data.index(b"grpthekeya") - 1  # the last of the record's header: which type its value has
+    assert data[at] == 13 + 2 * len("a")
+    damage(file, at, b"\x01")  # https://www.sqlite.org/fileformat2.html#record_format
+
+
+def text_is_bytes(file: Path) -> None:
+    by_another(file, "UPDATE entry SET value = CAST(value AS BLOB)")
+
+
+def long_text_is_bytes(file: Path) -> None:
+    by_another(file, f"UPDATE entry SET value = zeroblob({1 << 17})")
+
+
+def numbers_are_text(file: Path) -> None:
+    by_another(file, "UPDATE usage SET keys = 'many', bytes = 'much'")
+
+
+@pytest.mark.parametrize("spoil", [text_is_a_number, text_is_bytes, long_text_is_bytes, numbers_are_text])
+async def test_what_is_no_text_any_more_is_corruption(spoil: Callable[[Path], None], tmp_path: Path):
+    """Met at run time, however it is read, it is a `StoreCorrupt`, and `health` tells of it from then on."""
+    async with opened(tmp_path) as store:
+        await store.write([change("thekey", "a", group="grp"), change("k")])
+    async with opened(tmp_path) as store:
+        await asyncio.to_thread(spoil, tmp_path / FILE_NAME)
+        watched = WatchedStore(store, clock=LoopClock())
+        reads = [partial(watched.read, "grp", keys) for keys in (["thekey"], None)]
+        if spoil is numbers_are_text:
+            reads = [partial(watched.count, "grp"), partial(watched.read, "grp", limit_bytes=1)]
+        for read in reads:
+            with pytest.raises(
+                StoreCorrupt, match=r"store: (reading from|counting in) store\.db: "
+            ) as caught:
+                await read()
+            assert caught.value.path == FILE_NAME
+        health = await watched.health()
+        assert not health.ok
+        assert "StoreCorrupt" in health.why
+
+
+async def test_keys_that_are_counted_and_not_there_are_corruption(tmp_path: Path):
+    """A read with a limit, which looks at both, does not look for ever."""
+    async with opened(tmp_path) as store:
+        await store.write([change("k")])
+        await asyncio.to_thread(by_another, tmp_path / FILE_NAME, "DELETE FROM entry")
+        with pytest.raises(StoreCorrupt, match="keys are counted that are not there"):
+            await store.read("g", limit_bytes=100)
 
 
 async def test_older_files_are_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
