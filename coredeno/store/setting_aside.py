@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,7 +44,8 @@ def set_aside(file: Path, judged: Identity | None) -> Path | None:
         Where it lies now (its log, if there was no more than that); None if there is nothing to set aside any more.
 
     Raises:
-        OSError: a file cannot be renamed; it is where it was.
+        OSError: there is no room for the new names, or the folder may not be written: all is where it was. Should the
+            system carry out one rename and refuse the next, that one and what follows are where they were.
     """
     with _one_at_a_time(file.parent):
         if identity_of(file) != judged:
@@ -53,8 +54,7 @@ def set_aside(file: Path, judged: Identity | None) -> Path | None:
         if not found:
             return None
         target = _free_name(file)
-        for end in found:
-            _rename(f"{file}{end}", f"{target}{end}")
+        _rename_all([(f"{file}{end}", f"{target}{end}") for end in found])
         sync_folder(file.parent)
     return target.with_name(target.name + found[0])
 
@@ -79,11 +79,18 @@ def _free_name(file: Path) -> Path:
     )
 
 
-def _rename(source: str, target: str) -> None:
-    # A rename replaces what is there. So the name is taken first, by a file that can only be our own.
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+def _rename_all(names: Sequence[tuple[str, str]]) -> None:
+    # A rename replaces what is there. So each name is taken first, by a file that can only be our own; and all of them
+    # before anything is renamed, since that needs no room any more, and on a full disk there may be none for the next.
+    taken: list[str] = []
     try:
-        os.rename(source, target)  # noqa: PTH104
+        for _, target in names:
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            taken.append(target)
+        for source, target in names:
+            os.rename(source, target)  # noqa: PTH104
+            taken.remove(target)
     except BaseException:
-        os.unlink(target)  # noqa: PTH108
+        for target in taken:
+            os.unlink(target)  # noqa: PTH108
         raise
