@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from coredeno.disk import sync_folder
 from coredeno.errors import StoreError, StoreFull, UsageError
 from coredeno.interfaces import AuditRow
+from coredeno.services.disk_room import was_missing
 from coredeno.services.threads import in_thread
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class SqliteAudit:
 
         Raises:
             UsageError: it was opened or closed before.
+            StoreFull: there is no room for it, or for what SQLite needs beside it.
             StoreError: it cannot be opened.
         """
         if self._was_used:
@@ -105,6 +107,7 @@ class SqliteAudit:
         """See `AuditLog.append`.
 
         Raises:
+            StoreFull: nothing was written: the disk has no room, or a quota of the system is used up.
             StoreError: nothing was written.
             UsageError: it is not open.
         """
@@ -183,17 +186,23 @@ class SqliteAudit:
         # Imported here: importing coredeno must not cost SQLite.
         import sqlite3  # noqa: PLC0415
 
-        try:
-            return await in_thread(work, pool=self._thread)
-        except (sqlite3.Error, OSError) as error:
-            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
-                raise StoreFull(
-                    f"audit: {what} {self._file}: {error}, wanted free space on its disk"
+        def explained() -> _T:
+            try:
+                return work()
+            except (sqlite3.Error, OSError) as error:
+                if was_missing(error, self._file.parent):
+                    raise StoreFull(
+                        f"audit: {what} {self._file}: {error}, wanted free space on its disk"
+                    ) from error
+                raise StoreError(
+                    f"audit: {what} {self._file}: {error}, wanted a sound audit log on a disk with room; one that is "
+                    "broken is never overwritten: put it aside, and a new one is begun"
                 ) from error
-            raise StoreError(
-                f"audit: {what} {self._file}: {error}, wanted a sound audit log on a disk with room; one that is "
-                "broken is never overwritten: put it aside, and a new one is begun"
-            ) from error
+
+        try:
+            return await in_thread(explained, pool=self._thread)
+        except RuntimeError as error:
+            raise StoreError(f"audit: {what} {self._file}: {error}, wanted one more thread") from error
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:

@@ -18,6 +18,8 @@ from typing import Any
 import aiosqlite
 
 from coredeno.errors import StoreCorrupt, StoreError, StoreFull
+from coredeno.services.disk_room import is_unclear, was_missing
+from coredeno.services.threads import in_thread
 from coredeno.store import soundness
 from coredeno.store.batch import OverQuotaError, StoreLockedError
 from coredeno.store.schema import OVER_QUOTA, prepare, require_ours
@@ -61,6 +63,7 @@ class SqliteConnection:
 
         Raises:
             StoreCorrupt: it is damaged.
+            StoreFull: there is no room for it, or for what SQLite needs beside it.
             StoreError: it cannot be opened. What is not ours, newer or damaged is left as it is.
         """
 
@@ -98,6 +101,7 @@ class SqliteConnection:
         """Open a file that a writer has prepared.
 
         Raises:
+            StoreFull: there is no room for what SQLite needs beside it.
             StoreError: it cannot be opened.
         """
 
@@ -115,7 +119,12 @@ class SqliteConnection:
 
         def on_thread() -> sqlite3.Connection:
             threads.append(threading.current_thread())
-            return connect()
+            try:
+                return connect()
+            except (sqlite3.Error, OSError, RuntimeError) as error:
+                raise _explained(
+                    error, "opening", str(file), room_was_missing=was_missing(error, file.parent)
+                ) from error
 
         opening = aiosqlite.Connection(on_thread, 1)
         # aiosqlite offers no such setting. An app that never stops its host shall be able to end all the same; what was
@@ -123,12 +132,11 @@ class SqliteConnection:
         opening._thread.daemon = True  # noqa: SLF001
         try:
             connection = await opening
-        except (sqlite3.Error, OSError) as error:
-            await _ended(threads[0])
-            raise _explained(error, "opening", str(file)) from error
         except StoreError:
             await _ended(threads[0])
             raise
+        except RuntimeError as error:  # of its own thread: what fails on that is explained there
+            raise _explained(error, "opening", str(file)) from error
         return cls(connection, threads[0], file)
 
     async def fetch(self, statement: Statement, what: str) -> list[Sequence[Any]]:
@@ -141,7 +149,9 @@ class SqliteConnection:
             return list(await self._connection.execute_fetchall(*statement))
         except (sqlite3.Error, *_REFUSED_TEXT) as error:
             # By its bare name: a plugin may be told of it, and need not know where the app lives.
-            raise _explained(error, what, self._file.name) from error
+            raise _explained(
+                error, what, self._file.name, room_was_missing=await self._room_was_missing(error)
+            ) from error
 
     @contextlib.asynccontextmanager
     async def transaction(self, what: str) -> AsyncIterator[None]:
@@ -159,6 +169,14 @@ class SqliteConnection:
             if self._connection.in_transaction:
                 await self.fetch(("ROLLBACK", ()), what)
             raise
+
+    async def _room_was_missing(self, error: Exception) -> bool:
+        if not is_unclear(error):
+            return was_missing(error, self._file.parent)
+        try:
+            return await in_thread(lambda: was_missing(error, self._file.parent))
+        except RuntimeError:  # no thread to ask in: it stays what SQLite calls it
+            return False
 
     def stop(self) -> asyncio.Future[Any]:
         """Let statements under way finish, then close and end the thread. Called once; see `ended`."""
@@ -205,13 +223,11 @@ def _keep_private(file: Path) -> None:
             path.chmod(0o600)
 
 
-def _explained(error: Exception, doing: str, path: str) -> StoreError:
+def _explained(error: Exception, doing: str, path: str, *, room_was_missing: bool = False) -> StoreError:
     code = _code(error)
     what = f"{doing} {path}"
     if code == sqlite3.SQLITE_BUSY:
         return StoreLockedError(f"store: {what}: {error}, wanted no other process to hold it for so long")
-    if code == sqlite3.SQLITE_FULL:
-        return StoreFull(f"store: {what}: {error}, wanted free space on its disk")
     if code in _CORRUPT or (isinstance(error, sqlite3.Error) and str(error).startswith(_NO_TEXT)):
         return StoreCorrupt(doing, path=path, problem=str(error))
     if str(error) == OVER_QUOTA:
@@ -219,8 +235,12 @@ def _explained(error: Exception, doing: str, path: str) -> StoreError:
     said, wanted = str(error), _WANTED.get(code, "it to be done")
     if isinstance(error, OSError):
         said, wanted = str(error.strerror), "a folder that exists and may be written"
+    elif isinstance(error, RuntimeError):
+        wanted = "one more thread"
     elif isinstance(error, _REFUSED_TEXT):
         wanted = "text that SQLite can hold"
+    if room_was_missing:
+        return StoreFull(f"store: {what}: {said}, wanted free space on its disk")
     return StoreError(f"store: {what}: {said}, wanted {wanted}")
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from coredeno.config import CorruptStore
-from coredeno.errors import LimitExceeded, StoreCorrupt, StoreError, UsageError
+from coredeno.errors import LimitExceeded, StoreCorrupt, StoreError, StoreFull, UsageError
 from coredeno.interfaces import StoreChange, StoreQuota
+from coredeno.services.disk_room import was_missing
 from coredeno.services.threads import in_thread
 from coredeno.store import statements
 from coredeno.store.batch import Batch, OverQuotaError
@@ -95,8 +96,8 @@ class SqliteStore:
             UsageError: it was opened before.
             StoreCorrupt: the file is damaged, or no database at all, and is not to be set aside.
             StoreFull: there is no room to make or migrate it.
-            StoreError: the file cannot be opened, is of another program, or of a newer coredeno. A file that is
-                refused is left as it is, and so is its write-ahead log.
+            StoreError: the file cannot be opened, there is no thread for that, it is of another program, or of a newer
+                coredeno. A file that is refused is left as it is, and so is its write-ahead log.
         """
         if self._opening is not None or self._closing is not None:
             raise UsageError("store: open: it was opened or closed before, wanted a new SqliteStore")
@@ -158,8 +159,9 @@ class SqliteStore:
 
         Raises:
             LimitExceeded: a group would have more than the quota; nothing of it was written.
-            StoreError: nothing of it was written: the disk is full, the database locked or broken, or a
-                text is none that SQLite can hold.
+            StoreFull: nothing of it was written: the disk has no room, or a quota of the system is used up.
+            StoreError: nothing of it was written: the database is locked or broken, or a text is none that SQLite
+                can hold.
             UsageError: the store is not open.
         """
         self._open_one(self._writer, "write")
@@ -187,7 +189,7 @@ class SqliteStore:
         if self._corrupt == "refuse":
             self._writer = await open_writer()
         else:
-            judged = await in_thread(lambda: identity_of(file))
+            judged = await _on_disk(lambda: identity_of(file), f"opening {file}")
             try:
                 self._writer = await open_writer()
             except StoreCorrupt as error:
@@ -196,13 +198,9 @@ class SqliteStore:
         self._reader = await SqliteConnection.open_reader(file, busy_timeout_s=self._busy_timeout_s)
 
     async def _put_aside(self, file: Path, judged: Identity | None, error: StoreCorrupt) -> None:
-        try:
-            aside = await in_thread(lambda: set_aside(file, judged))
-        except OSError as failure:
-            raise StoreError(
-                f"store: setting aside {file}: {failure.strerror}, wanted a folder that may be written; it is damaged: "
-                f"{error.problem}"
-            ) from failure
+        aside = await _on_disk(
+            lambda: set_aside(file, judged), f"setting aside {file}, which is damaged ({error.problem})"
+        )
         if aside is not None:
             _log.error(
                 "%s is damaged: %s; it is set aside as %s, an empty store begins", file, error.problem, aside
@@ -274,6 +272,19 @@ class SqliteStore:
             {key: found[group, key] for key in sorted(set(keys)) if (group, key) in found}
             for group, keys in asked
         ]
+
+
+async def _on_disk(work: Callable[[], _Done], doing: str) -> _Done:
+    try:
+        return await in_thread(work)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError):
+            raise StoreError(f"store: {doing}: {error}, wanted one more thread") from error
+        if was_missing(error, Path()):
+            raise StoreFull(f"store: {doing}: {error.strerror}, wanted free space on its disk") from error
+        raise StoreError(
+            f"store: {doing}: {error.strerror}, wanted a folder that exists and may be written"
+        ) from error
 
 
 async def _end(connection: SqliteConnection | None) -> None:

@@ -34,8 +34,8 @@ class TmpfsDisk:
 
     name = "real"
 
-    def __init__(self, folder: Path, size: int) -> None:
-        """Mount it, with so many bytes. The process must have one thread only: others would not see it.
+    def __init__(self, folder: Path, size: int, files: int = 0) -> None:
+        """Mount it, for so many bytes and files (0: any). The process must have one thread only: others do not see it.
 
         Raises:
             OSError: that is not allowed here.
@@ -49,7 +49,7 @@ class TmpfsDisk:
             Path("/proc/self/uid_map").write_text(f"0 {user} 1")
             Path("/proc/self/gid_map").write_text(f"0 {group} 1")
         _call("mount", b"none", b"/", None, _PRIVATE | _RECURSIVE, None)
-        _call("mount", b"tmpfs", os.fsencode(folder), b"tmpfs", 0, f"size={size}".encode())
+        _call("mount", b"tmpfs", os.fsencode(folder), b"tmpfs", 0, f"size={size},nr_inodes={files}".encode())
         self._folder = folder
         self._ballast = folder / "ballast"
 

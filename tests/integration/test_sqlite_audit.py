@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -220,6 +221,22 @@ async def test_a_full_database_fails_a_write_whole_and_the_next_may_succeed(tmp_
         await log._run(partial(pages, 10**6), "limiting")
         await log.append(rows)
         assert (await audit.verify()).seq == 200
+
+
+async def test_a_thread_that_cannot_be_had_is_a_store_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What the machine lacks is told as such; nothing is left, and the next log opens."""
+
+    def refused(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    log = SqliteAudit()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(StoreError, match=r"opening .*: can't start new thread, wanted one more thread"):
+            await log.open(tmp_path)
+    await log.aclose()
+    async with audit_on(tmp_path) as audit:
+        assert await audit.verify() == EMPTY
 
 
 async def test_a_host_keeps_its_log_beneath_its_root(tmp_path: Path):

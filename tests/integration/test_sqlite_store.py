@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import sqlite3
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from coredeno.clock import LoopClock
+from coredeno.config import CorruptStore
 from coredeno.errors import LimitExceeded, StoreCorrupt, StoreError, StoreFull, UsageError
 from coredeno.interfaces import StoreChange, StoreQuota
 from coredeno.services.watched_store import WatchedStore
@@ -67,6 +69,15 @@ async def main():
     await store.aclose()
 
 asyncio.run(main())
+"""
+
+QUOTA_IS_USED_UP = """
+import errno, os
+
+def pwrite(*_arguments):
+    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+os.pwrite = pwrite
 """
 
 
@@ -609,6 +620,64 @@ async def test_files_that_cannot_grow_fail_a_write_and_leave_the_store_usable(tm
     assert keys == "['before', 'small', 'small too']"
     async with opened(tmp_path) as store:
         assert list(await store.read("g")) == ["after", "before", "small", "small too"]
+
+
+async def test_a_quota_that_is_used_up_is_a_full_disk(tmp_path: Path):
+    """SQLite calls it an I/O error; where the disk, asked at once, says that it has no room, it is `StoreFull`."""
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", QUOTA_IS_USED_UP + WRITES_BEYOND_THE_LIMIT, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    error = "store: writing to store.db: disk I/O error, wanted free space on its disk"
+    assert done.stdout.splitlines()[0] == str(["None", error, "None"])
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+async def test_no_room_for_the_file_itself(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is `StoreFull` whoever says so, SQLite or the system."""
+
+    def refused(*_arguments: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refused)
+        with pytest.raises(
+            StoreFull, match=rf"opening .*: {os.strerror(code)}, wanted free space on its disk"
+        ):
+            await SqliteStore().open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["_connection_worker_thread", "Timer", "asyncio_"])
+async def test_a_thread_that_cannot_be_had_is_a_store_error(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its own threads, the one that watches over the check, or one to look at the file in; nothing is left."""
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if name in f"{type(thread).__name__} {thread.name}":
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(StoreError, match=r"opening .*: can't start new thread, wanted one more thread"):
+            await SqliteStore(corrupt="set_aside").open(tmp_path)
+    assert not database_threads()
+    async with opened(tmp_path) as store:
+        await store.write([change("k")])
+
+
+@pytest.mark.parametrize("corrupt", ["refuse", "set_aside"])
+async def test_a_folder_that_is_a_file_is_a_store_error(corrupt: CorruptStore, tmp_path: Path):
+    """Also for whoever looks at what lies there first."""
+    folder = tmp_path / "file"
+    folder.write_bytes(b"")
+    with pytest.raises(StoreError, match=r"opening .*/file/store.db: Not a directory, wanted a folder"):
+        await SqliteStore(corrupt=corrupt).open(folder)
 
 
 async def test_cancelled_callers_harm_nobody(tmp_path: Path):

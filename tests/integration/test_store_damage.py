@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from coredeno.errors import StoreCorrupt, StoreError
+from coredeno.errors import StoreCorrupt, StoreError, StoreFull
 from coredeno.interfaces import StoreChange
 from coredeno.store import schema
 from coredeno.store import setting_aside as setting_aside_module
@@ -430,11 +430,33 @@ async def test_what_cannot_be_renamed_is_where_it_was(tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", refused)
         with pytest.raises(
-            StoreError, match=r"setting aside .*: Permission denied, .*; it is damaged: file is"
+            StoreError, match=r"setting aside .*, which is damaged \(file is .*\): Permission denied, wanted"
         ):
             async with setting_aside(tmp_path):
                 pass
     assert content(tmp_path) == {FILE_NAME: b"garbage " * 1000}
+
+
+async def test_a_part_is_never_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where the disk has room for the first new name alone, no file is renamed; that is `StoreFull`."""
+    (tmp_path / FILE_NAME).write_bytes(b"garbage " * 1000)
+    (tmp_path / LOG_NAME).write_bytes(b"log " * 1000)
+    before = content(tmp_path)
+    real = os.open
+
+    def no_room(path: str, *options: int) -> int:
+        if ".corrupt-" in str(path) and str(path).endswith("-wal"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, *options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", no_room)
+        with pytest.raises(
+            StoreFull, match=r"setting aside .*: No space left on device, wanted free space on its disk"
+        ):
+            async with setting_aside(tmp_path):
+                pass
+    assert content(tmp_path) == before
 
 
 class Interruptible(sqlite3.Connection):
