@@ -27,6 +27,10 @@ async def in_thread(work: Callable[[], _T], /, *, pool: ThreadPoolExecutor | Non
 
     Cancellation: work that still waits for a thread never runs; work that has begun is waited for, however
     often the caller is cancelled, and then `CancelledError` is raised. So nothing runs on behind the caller.
+
+    Raises:
+        RuntimeError: there is no thread for it, or the pool was shut down; it never runs.
+        Exception: what `work` raises.
     """
     begun = given_up = False
 
@@ -37,7 +41,11 @@ async def in_thread(work: Callable[[], _T], /, *, pool: ThreadPoolExecutor | Non
             raise RuntimeError("given up before it began")
         return work()
 
-    future = asyncio.get_running_loop().run_in_executor(pool, run)
+    try:
+        future = asyncio.get_running_loop().run_in_executor(pool, run)
+    except RuntimeError:
+        given_up = True  # a pool that cannot start a thread has queued it all the same
+        raise
     try:
         await asyncio.wait([future])
     except asyncio.CancelledError:

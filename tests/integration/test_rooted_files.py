@@ -710,6 +710,22 @@ async def test_work_that_has_not_begun_is_dropped(case: Case):
     assert await case.files.list(".") == []
 
 
+async def test_work_without_a_thread_never_runs(monkeypatch: pytest.MonkeyPatch):
+    """A pool that cannot start a thread keeps what it was given, for the next one that it can."""
+    done: list[str] = []
+    with ThreadPoolExecutor(1) as pool, monkeypatch.context() as patched:
+
+        def refuse(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            await in_thread(lambda: done.append("first"), pool=pool)
+        patched.undo()
+        await in_thread(lambda: done.append("second"), pool=pool)
+    assert done == ["second"]
+
+
 async def test_disk_threads_are_so_many_and_end(case: Case):
     """Work is done by threads of the host's own, so many at most; none is left when they are closed."""
     threads = DiskThreads(most=2)
