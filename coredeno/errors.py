@@ -31,6 +31,15 @@ from __future__ import annotations
 from typing import Any, Literal
 
 _SHOWN_PATH = 160  # characters of a wrong path that an error repeats: enough to recognise it
+_SHOWN_TEXT = (
+    2048  # of the text of an error that repeats what a plugin sent, which may be as long as a message
+)
+
+
+def _shortened(text: str) -> str:
+    """The beginning and the end, where it stands what was wanted, and where."""
+    half = _SHOWN_TEXT // 2
+    return text if len(text) <= _SHOWN_TEXT else f"{text[:half]}…{text[-half:]}"
 
 
 class CoreDenoError(Exception):
@@ -152,9 +161,15 @@ class PluginRaised(PluginError):
 class InvalidResult(PluginError):
     """A plugin's function returned something other than the `returns` type of the call."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(_shortened(text))
+
 
 class ProtocolError(PluginError):
     """A peer broke the wire's rules: unreadable bytes, a forged frame, a bound exceeded."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(_shortened(text))
 
 
 class PluginCrashed(PluginError):

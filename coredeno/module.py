@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
 from collections.abc import Awaitable, Callable
 from enum import Enum
@@ -35,6 +36,8 @@ from coredeno.wire.typed import TypedDecoder, decoder_for
 from coredeno.wire.values import Outgoing
 
 T = TypeVar("T")
+
+_SHOWN_EXPORTS = 20  # of the names that a module exports, where one is called that it does not
 
 
 class ModuleState(Enum):
@@ -333,7 +336,9 @@ class Module:
         if self._rpc is None:
             raise UsageError(f"call: module {self.code!r} is {self._state.value}, wanted RUNNING")
         if function not in self.exports:
-            known = ", ".join(sorted(self.exports)) or "nothing"
+            known = ", ".join(heapq.nsmallest(_SHOWN_EXPORTS, self.exports)) or "nothing"
+            if len(self.exports) > _SHOWN_EXPORTS:
+                known += f" and {len(self.exports) - _SHOWN_EXPORTS:,} more"
             raise UsageError(
                 f"call: module {self.code!r} exports no function {function!r}; it exports {known}"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
 
@@ -38,7 +39,7 @@ _ANSWER_WAIT_S = 0.5  # a sidecar's own time to answer, beyond what it was given
 
 class _Loaded(msgspec.Struct):
     ok: bool
-    exports: list[str]
+    exports: Annotated[list[Annotated[str, msgspec.Meta(max_length=256)]], msgspec.Meta(max_length=4096)]
     load_ms: float
 
 

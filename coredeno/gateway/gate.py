@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,32 +11,39 @@ import msgspec
 
 from coredeno import events
 from coredeno.errors import (
-    CoreDenoError,
-    InternalError,
     InvalidArgument,
     MethodNotFound,
     PermissionDenied,
     RequestError,
     StoreError,
 )
+from coredeno.gateway.incidents import Incidents
 from coredeno.held_grants import HeldGrants
 from coredeno.permissions import Access, check
 from coredeno.services.method import Caller, Method
 from coredeno.wire.typed import TypedDecoder
 
-_log = logging.getLogger("coredeno.gateway")
-_ARGUMENT_PLACE = re.compile(r"`\$\.args\[(\d+)\]")
+_SHOWN_CHARACTERS = (
+    1024  # of what msgspec says, in which a value of the plugin's may stand, as long as a message
+)
+# At the end of what msgspec says. Before it there may stand a value of the plugin's, with whatever digits.
+_ARGUMENT_PLACE = re.compile(r" - at `\$\.args\[(\d{1,4})\][^`]*`\Z")
 # What a service may tell a module in so many words; every other exception is a bug of the host's side.
 _TOLD = (RequestError, StoreError)
 
 
 class Gate:
-    """Finds the method, reads its params, decides, runs it, and turns whatever goes wrong into a told error."""
+    """Finds the method, reads its params, decides, runs it, and turns whatever goes wrong into a told error.
+
+    Attributes:
+        incidents: where the bugs are logged.
+    """
 
     def __init__(self, methods: Iterable[Method], emit: Callable[[events.Event], None]) -> None:
         """Take the methods of the host; `emit` is told of each refusal."""
         self._methods = {method.name: method for method in methods}
         self._emit = emit
+        self.incidents: Incidents = Incidents()
 
     @property
     def methods(self) -> Mapping[str, Method]:
@@ -88,7 +93,7 @@ class Gate:
             except _TOLD:
                 raise
             except Exception as error:
-                raise internal_error(f"{name} of module {caller.code!r}", error) from error
+                raise self.incidents.error(f"{name} of module {caller.code!r}", error) from error
         except BaseException as error:
             if tally is not None:
                 tally.request_failed(error)
@@ -104,11 +109,11 @@ class Gate:
             return read(method.decoder)
         except msgspec.ValidationError as error:
             problem = str(error)
-            place = _ARGUMENT_PLACE.search(problem)
+            place = _ARGUMENT_PLACE.search(problem[-_SHOWN_CHARACTERS:])
             names = method.argument_names
             if place and int(place[1]) < len(names):
                 problem = f"argument {names[int(place[1])]!r}: {problem}"
-            raise InvalidArgument(f"{method.name}: {problem}") from None
+            raise InvalidArgument(f"{method.name}: {problem[:_SHOWN_CHARACTERS]}") from None
 
 
 async def _run_held(caller: Caller, held: HeldGrants, method: Method, access: Access, params: Any) -> Any:
@@ -134,11 +139,3 @@ async def _run_held(caller: Caller, held: HeldGrants, method: Method, access: Ac
             use.task.uncancel()
         raise held.denial(use)
     return result
-
-
-def internal_error(what: str, error: Exception) -> InternalError:
-    """Log a bug under a number, and give the error that tells a peer no more than that number."""
-    incident = secrets.token_hex(4)
-    _log.error("incident %s: %s failed", incident, what, exc_info=error)
-    name = type(error).__name__ if isinstance(error, CoreDenoError) else "unexpected error"
-    return InternalError(f"{what}: {name}; the host's log has it as incident {incident}", incident=incident)

@@ -170,7 +170,7 @@ class _Services:
                         caller, row.method(request), lambda decoder: decoder.convert(row.params(request))
                     )
                     await peer.answers.room(0)  # before it is encoded, as for a Session
-                    answer = self._answer(row.answer(result))
+                    answer = self._answer(self._written(row, result))
                     peer.answers.add(answer.size_bytes)
                     try:
                         await stream.send_message(answer)
@@ -180,6 +180,12 @@ class _Services:
                 share.done()
 
         return handle
+
+    def _written(self, row: Unary, result: Any) -> Any:
+        try:
+            return row.answer(result)
+        except UsageError as error:  # the service gave something that no client can take
+            raise self._gateway.gate.incidents.error("Invoke: the result", error) from error
 
     async def _request(self, stream: Stream[Any, Any], kind: type[Any], share: Share) -> Any:
         body = await _receive(stream, self._gateway.message_bytes, share)

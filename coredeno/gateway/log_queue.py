@@ -8,8 +8,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from coredeno.gateway.gate import internal_error
 from coredeno.gateway.held import Share
+from coredeno.gateway.incidents import Incidents
 from coredeno.interfaces import Clock, Timer
 from coredeno.services.method import Caller
 from coredeno.services.plugin_log import log_of_plugin
@@ -29,9 +29,14 @@ class LogQueue:
     """
 
     def __init__(
-        self, write: Callable[[Caller, SessionMessage], Coroutine[Any, Any, None]], *, clock: Clock
+        self,
+        write: Callable[[Caller, SessionMessage], Coroutine[Any, Any, None]],
+        *,
+        clock: Clock,
+        incidents: Incidents,
     ) -> None:
         """Take what writes one record; it never raises."""
+        self._incidents = incidents
         self._write = write
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -89,4 +94,4 @@ class LogQueue:
             try:
                 log_of_plugin(code, version, logging.WARNING, text)
             except Exception as error:  # noqa: BLE001 - a handler of the app's; the Session goes on, and ends
-                internal_error(f"a log record about module {code!r}", error)
+                self._incidents.error(f"a log record about module {code!r}", error)

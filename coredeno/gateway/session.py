@@ -16,7 +16,7 @@ from coredeno.errors import (
     ProtocolError,
     UsageError,
 )
-from coredeno.gateway.gate import Gate, internal_error
+from coredeno.gateway.gate import Gate
 from coredeno.gateway.held import HeldBytes, Share
 from coredeno.gateway.log_queue import LogQueue
 from coredeno.interfaces import Clock, Timer
@@ -107,7 +107,7 @@ class Session:
         self._requests_in_flight = requests_in_flight
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, _UnderWay] = {}
-        self._logs = LogQueue(self._log, clock=clock)
+        self._logs = LogQueue(self._log, clock=clock, incidents=gate.incidents)
         self._answers: list[tuple[bytes, Sequence[bytes]]] = []
         self._answers_bytes = 0
         self._writable = asyncio.Event()
@@ -253,8 +253,8 @@ class Session:
                 await self._answer(message.id, caller, message.method, read)
         except ProtocolError as error:
             self._break(error)
-        except CoreDenoError as error:
-            self._fail(message.id, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, whoever asked must not wait for ever
+            self._fail(message.id, self._told(message.method, caller, error))
         except asyncio.CancelledError:
             # Nobody cancels this task but the Session: it is too late, the module no longer waits, or it is gone.
             if under_way.is_late:
@@ -270,6 +270,11 @@ class Session:
                 timer.cancel()
             self._tasks.pop(message.id, None)
             under_way.share.done()
+
+    def _told(self, method: str, caller: Caller, error: Exception) -> CoreDenoError:
+        if isinstance(error, CoreDenoError):
+            return error
+        return self._gate.incidents.error(f"{method[:200]} of module {caller.code!r}", error)
 
     async def _answer(
         self, request_id: int, caller: Caller, name: str, read: Callable[[TypedDecoder], Any]
@@ -320,7 +325,7 @@ class Session:
             value = Outgoing(result, ("result",))
             answer = encode(_Result(request_id, value.plain, value.entries or None), what=method)
         except Exception as error:  # the service gave something that no plugin can take
-            raise internal_error(f"the result of {method}", error) from error
+            raise self._gate.incidents.error(f"the result of {method}", error) from error
         size = len(answer) + sum(map(len, value.attachments))
         if size > self._message_bytes:
             raise LimitExceeded(f"{method}: an answer of {size} bytes, wanted at most {self._message_bytes}")

@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 
-from coredeno.errors import FailedPrecondition, InvalidArgument, ProtocolError, UsageError
+from coredeno.errors import FailedPrecondition, InvalidArgument, ProtocolError
 from coredeno.gateway._generated import coredeno as pb
-from coredeno.gateway.gate import internal_error
 from coredeno.wire.codec import decode_plain
 from coredeno.wire.values import Outgoing, encode
 
@@ -22,7 +21,7 @@ class Unary(msgspec.Struct, frozen=True):
         response: the class of its response.
         method: the gate's method, by the request.
         params: the gate's params, as plain values, by the request.
-        answer: the response, by the gate's result.
+        answer: the response, by the gate's result; raises `UsageError` if that cannot cross.
     """
 
     request: type[Any]
@@ -75,11 +74,8 @@ def _invoke_params(request: pb.InvokeRequest) -> dict[str, Any]:
 
 
 def _invoke_answer(result: Any) -> pb.InvokeResponse:
-    try:
-        value = Outgoing(result, ("result",))
-        text = encode(value.plain, what="Invoke")
-    except UsageError as error:
-        raise internal_error("Invoke: the result", error) from error
+    value = Outgoing(result, ("result",))
+    text = encode(value.plain, what="Invoke")
     if value.entries:
         raise FailedPrecondition("Invoke: the result has binary values, which only a Session carries")
     return pb.InvokeResponse(result=text)

@@ -10,6 +10,7 @@ import {
   REQUEST_BYTES_FACTOR,
 } from "./channel.ts";
 import { Fault, text, texts, whole } from "./check.ts";
+import { problemOfExports } from "./exports.ts";
 import { refusal, type WireError, wireError } from "./errors.ts";
 import { errorText, notificationText, requestText, resultText } from "./jsonrpc.ts";
 import { LONGEST_TIMER_MS, within } from "./timing.ts";
@@ -203,6 +204,8 @@ export class Module implements LinkOwner {
   #loaded(exports: readonly string[]): void {
     const load = this.#loadUnderWay();
     const load_ms = Math.round((performance.now() - load.started) * 10) / 10;
+    const problem = problemOfExports(exports);
+    if (problem !== null) throw new Fault(`loaded: ${problem}`);
     const line = resultText(load.id, writeJson({ ok: true, exports, load_ms }), []);
     if (isOver(line, 0, this.wires.limits.message_bytes)) {
       throw new Fault("loaded: the names of the exports are too long");

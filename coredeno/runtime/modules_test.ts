@@ -177,6 +177,18 @@ const failures: [string, string, string, RegExp][] = [
     "LoadError",
     /^a\.ts exports nothing: wanted init or at least one function$/,
   ],
+  [
+    "too much exported",
+    `const f = () => 1;\nexport { ${Array.from({ length: 4097 }, (_, i) => `f as f${i}`)} };`,
+    "LoadError",
+    /^a\.ts: exports 4097 functions, wanted at most 4096$/,
+  ],
+  [
+    "a long name exported",
+    `export const ${"f".repeat(257)} = () => 1;`,
+    "LoadError",
+    /exports f{40}…, a name of 257 letters, wanted at most 256$/,
+  ],
   ["no function exported", "export const a = 1;", "LoadError", /exports nothing/],
   ["a throw at the top", "throw new RangeError('top')", "RangeError", /^top$/],
   ["a throw in init", "export function init() { throw new RangeError('in') }", "RangeError", /^in$/],

@@ -2,6 +2,7 @@
 
 import type { Calls } from "./calls.ts";
 import type { Attachments, LoadOrder, Outbox } from "./channel.ts";
+import { problemOfExports } from "./exports.ts";
 import { apply, hasOwn, jsonStringify, keys, replace, slice, startsWith } from "./intrinsics.ts";
 import type { Logs } from "./logs.ts";
 import { fill, type Slot } from "./slots.ts";
@@ -55,6 +56,8 @@ export class Plugin {
       if (exports.length === 0) {
         throw new LoadError(`${order.entry} exports nothing: wanted init or at least one function`);
       }
+      const problem = problemOfExports(exports);
+      if (problem !== null) throw new LoadError(`${order.entry}: ${problem}`);
       this.#namespace = namespace;
       const init = this.#exported(INIT);
       if (init !== undefined) await this.calls.run(context, () => init(core));

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from coredeno import CoreDenoError, PluginRaised
-from coredeno.errors import IndexInvalid, IntegrityError, ManifestError, UnsafePath, facts_of
+from coredeno.errors import (
+    IndexInvalid,
+    IntegrityError,
+    InvalidResult,
+    ManifestError,
+    ProtocolError,
+    UnsafePath,
+    facts_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +33,16 @@ def test_no_control_character_is_in_the_text_of_an_error(message: str, shown: st
     error = CoreDenoError(message)
     assert str(error) == shown
     assert error.args == (message,)
+
+
+@pytest.mark.parametrize("error", [ProtocolError, InvalidResult])
+def test_what_a_peer_sent_is_repeated_in_part(error: type[CoreDenoError]):
+    """A decoder quotes what it does not want, however long; the end says where it stood."""
+    assert str(error("receive: short")) == "receive: short"
+    text = str(error(f"receive: Invalid enum value '{'x' * 1_000_000}' - at `$.jsonrpc`"))
+    assert text.startswith("receive: Invalid enum value 'xxx")
+    assert text.endswith("xxx' - at `$.jsonrpc`")
+    assert len(text) == 2049
 
 
 def test_the_fields_of_an_error_are_as_they_came():

@@ -317,7 +317,7 @@ def test_results_that_no_unary_answer_carries():
     """Bytes need a Session; what cannot cross at all is a bug of the service."""
     with pytest.raises(errors.FailedPrecondition, match="only a Session carries"):
         UNARY["Invoke"].answer([b"x"])
-    with pytest.raises(InternalError):
+    with pytest.raises(errors.UsageError):
         UNARY["Invoke"].answer({1, 2})
 
 
@@ -531,6 +531,20 @@ BUGS = [
     errors.SidecarExited(reason="the password is 1234", exit_code=1),
     errors.InternalError("the password is 1234"),
 ]
+
+
+async def test_the_same_bug_again_and_again_does_not_flood_the_log(caplog):
+    """What a module can make happen thousands of times a second is logged some times, and counted."""
+    heard = Heard([method_that_raises(ValueError("again"), where="run")])
+    with caplog.at_level(logging.ERROR, "coredeno.gateway"):
+        told = []
+        for _ in range(300):
+            with pytest.raises(InternalError) as caught:
+                await heard.gate.run(NOBODY, "x", params_of({}))
+            told.append(str(caught.value))
+    logged = sum("too many" not in each for each in told)
+    assert 50 <= logged < 200  # a second may pass meanwhile
+    assert sum("again" in str(record.exc_info) for record in caplog.records) == logged
 
 
 @pytest.mark.parametrize("error", BUGS, ids=lambda error: type(error).__name__)

@@ -203,12 +203,13 @@ async def test_a_source_that_fails(world_of, isolation):
 
 
 @BOTH
-async def test_a_load_that_is_answered_with_nonsense(world_of, isolation):
+@pytest.mark.parametrize("exports", ["all", ["f"] * 4097, ["f" * 257]], ids=["odd", "many", "long"])
+async def test_a_load_that_is_answered_with_nonsense(world_of, isolation, exports):
     """An answer of another form is the sidecar's fault: the load fails, and the sidecar is ended."""
     world = await world_of(isolation)
 
     async def nonsense(_sidecar, _params):
-        return {"ok": True, "exports": "all"}
+        return {"ok": True, "exports": exports, "load_ms": 1}
 
     sidecar = world.launcher.sidecars[0]
     sidecar._METHODS = {**sidecar._METHODS, "LoadModule": nonsense}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -168,6 +168,27 @@ async def test_a_wrong_argument_is_named(method, args, message):
     with pytest.raises(InvalidArgument) as caught:
         await asked(Weather(), method, args)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "end"),
+    [
+        ("`$.args[" + "9" * 5000 + "]`", ""),  # more digits than `int` reads
+        ("$.args[7]` - at `$.args[7]`", "'color': Invalid enum value"),
+        ("x" * 1_000_000, "'color': Invalid enum value"),
+    ],
+)
+async def test_an_argument_cannot_say_which_it_is(argument: str, end: str):
+    """Msgspec repeats a value that is none of a few; whatever stands in it is not taken for its place, nor kept."""
+
+    class Paint(Service, name="weather"):
+        @rpc
+        async def color(self, _ctx: Context, color: Literal["red", "blue"]) -> None: ...
+
+    caller = Caller("m", "1", Grants(services={"weather": frozenset()}))
+    with pytest.raises(InvalidArgument, match=f"^services.weather.color: argument {end}") as caught:
+        await asked(Paint(), "color", msgspec.json.encode([argument]), caller=caller)
+    assert len(str(caught.value)) < 1200
 
 
 async def test_errors_of_a_method():

@@ -299,6 +299,22 @@ async def test_an_answer_that_is_too_large():
         assert wire.answers == {1: CODES["LimitExceeded"], 2: "small"}
 
 
+async def test_a_bug_of_ours_is_answered(monkeypatch, caplog):
+    """Whoever asked does not wait for ever, and is told the number under which the log has it."""
+    with open_wire() as wire, caplog.at_level(logging.ERROR, "coredeno.gateway"):
+
+        async def run(*_arguments):
+            raise ZeroDivisionError("ours")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(wire.session._gate, "run", run)
+            wire.send(request(1, value="x"))
+            await wire.settle()
+        assert wire.answers == {1: CODES["InternalError"]}
+        assert wire.error(1)["data"]["incident"] in caplog.text
+        assert not wire.broken
+
+
 @pytest.mark.parametrize("kind", RESULTS)
 async def test_a_result_that_cannot_cross(kind, caplog):
     """It is a bug of the service: the module gets a number, the log the details, and others are not harmed."""
