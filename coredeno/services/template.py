@@ -49,7 +49,7 @@ def parse(template: str) -> Template:
 
     Raises:
         InvalidArgument: something between `{{` and `}}` has another form; the message names it and its line.
-        LimitExceeded: it has more than `MOST_ACTIONS`.
+        LimitExceeded: it has more than `MOST_ACTIONS`, of which each escape in a text is one.
     """
     parts: list[str | Place] = []
     end = actions = 0
@@ -57,14 +57,14 @@ def parse(template: str) -> Template:
     while (start := template.find("{{", end)) >= 0:
         parts.append(template[end:start])
         line += template.count("\n", end, start)
-        actions += 1
-        if actions > MOST_ACTIONS:
-            raise LimitExceeded(
-                f"template: it has more than {MOST_ACTIONS} actions in {{{{ }}}}, wanted fewer"
-            )
         action = _ACTION.match(template, start)
         if action is None:
             raise InvalidArgument(_refusal(template, start, line))
+        actions += 1 + action[0].count("\\")
+        if actions > MOST_ACTIONS:
+            raise LimitExceeded(
+                f"template: it has more than {MOST_ACTIONS} actions in {{{{ }}}} and escapes in them, wanted fewer"
+            )
         text = action["text"]
         parts.append(_unquoted(text, line) if text else Place(_key(action, line), line))
         end = action.end()

@@ -127,6 +127,14 @@ def test_bounds_its_actions():
         parse('{{""}}' * (MOST_ACTIONS + 1))
 
 
+def test_bounds_its_escapes():
+    """Each is replaced by a function of Python's, so they count like actions; outside of actions there are none."""
+    text = "\\n" * (MOST_ACTIONS - 1)
+    assert parse('{{"' + text + '"}}' + text) == ["", "\n" * (MOST_ACTIONS - 1), text]
+    with pytest.raises(LimitExceeded, match="5000"):
+        parse('{{"' + text + '\\n"}}')
+
+
 def test_bounds_its_result_before_it_is_made():
     """A result over the limit is refused; bytes count, not characters."""
     assert rendered("{{ .ä }}ä", limit_bytes=5) == "umlä"
