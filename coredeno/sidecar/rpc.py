@@ -287,6 +287,8 @@ class RpcClient(BufferedReceiver, asyncio.Protocol):
     def _break(self, error: ProtocolError) -> None:
         if self._ended is None and not self._is_broken:
             self._is_broken = True
+            # Their frames hold the message, which may be large, as long as the error is kept.
+            error.__traceback__ = error.__context__ = None
             self._on_broken(
                 error
             )  # first: who is under way shall find that the owner has drawn its conclusions

@@ -278,6 +278,26 @@ async def test_what_was_answered_before_the_end_is_answered(how):
     assert len(wire.notifications) == 300
 
 
+def held_by_frames(error: BaseException | None) -> int:
+    """How many bytes the frames of an error hold, and those of what it came of."""
+    held = 0
+    while error is not None:
+        trace = error.__traceback__
+        while trace is not None:
+            held += sum(len(each) for each in trace.tb_frame.f_locals.values() if isinstance(each, bytes))
+            trace = trace.tb_next
+        error = error.__context__
+    return held
+
+
+async def test_what_broke_the_rules_is_not_kept():
+    """The error is, as long as the module; the frames that it came through held the message."""
+    wire = Wire()
+    wire.client.data_received(b'{"jsonrpc":"' + b"x" * 1_500 + b'"}\n')
+    (error,) = wire.broken
+    assert held_by_frames(error) < 1000
+
+
 async def test_rules_that_are_broken_behind_very_much():
     """What came before is taken, and nothing that came behind."""
     wire = Wire()
