@@ -156,9 +156,8 @@ class Session:
 
     def _break(self, error: ProtocolError) -> None:
         self.close()
-        error.__traceback__ = error.__context__ = (
-            None  # their frames hold the batch, as long as the error is kept
-        )
+        # Their frames hold the batch, as long as the error is kept.
+        error.__traceback__ = error.__context__ = None
         self._peer.on_broken(error)
 
     def _take(self, messages: list[SessionMessage], attachments: Sequence[bytes], share: Share) -> None:
