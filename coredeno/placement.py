@@ -31,8 +31,8 @@ from coredeno.wire.values import Outgoing
 
 _log = logging.getLogger("coredeno.host")
 _CALLED_BY_THE_SIDECAR = frozenset({"init", "dispose"})
-# For the end of a Worker that has nothing to dispose of. Its thread takes some milliseconds to end, on a busy
-# machine more; and if it does not end in time, its sidecar is killed, with all modules that share it.
+# For the end of a Worker that is given no time to dispose of what it holds. Its thread takes some milliseconds to end,
+# on a busy machine more; and if it does not end in time, its sidecar is killed, with all modules that share it.
 _THREAD_END_S = 0.5
 _ANSWER_WAIT_S = 0.5  # a sidecar's own time to answer, beyond what it was given
 
@@ -216,7 +216,9 @@ class Placement:
             return
         place.is_watched = False
         if module.is_down:
-            # At once: when its former sidecar has answered, a new module of the same code may have begun to work.
+            # By what it said, perhaps, which may be a lie: whatever runs there yet must not begin anything more.
+            if module in self._callers:
+                self._gateway.silence_module(place.token, module.code, self._callers[module])
             await self._stop_processes(module)
         if place.sidecar.alive and not await self._asked_out(module, place, grace_s):
             # `terminate()` does not stop a Worker that is busy; only the end of its process does, whoever shares it.
@@ -234,8 +236,7 @@ class Placement:
             self._gateway.dismiss_module(place.token, module.code, caller)
         if self._places.get(module) is place:
             del self._places[module]
-        if not module.is_down:
-            await self._stop_processes(module)
+        await self._stop_processes(module)
         await self._supervisor.give_up(place)
 
     async def _stop_processes(self, module: Module) -> None:
@@ -246,12 +247,11 @@ class Placement:
 
     async def _asked_out(self, module: Module, place: Place, grace_s: float) -> bool:
         """Whether the module has ended as it was asked to, in time."""
-        grace_s = grace_s or _THREAD_END_S
         try:
             reply = await place.sidecar.rpc.request(
                 "UnloadModule",
                 {"code": module.code, "grace_ms": grace_s * 1000},
-                timeout_s=grace_s + _ANSWER_WAIT_S,
+                timeout_s=(grace_s or _THREAD_END_S) + _ANSWER_WAIT_S,
             )
             if reply.error is not None:
                 return False

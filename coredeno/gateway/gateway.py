@@ -83,6 +83,7 @@ class Peer:
         self._on_broken = on_broken
         self.modules: dict[str, Caller] = {}
         self.former: set[str] = set()
+        self.silenced: set[str] = set()  # of its modules
         self.process_id: int | None = None
         self.session: Session | None = None
         self.held: HeldBytes = HeldBytes(held_bytes)
@@ -118,19 +119,19 @@ class Peer:
             self.calls.discard(call)
             call.end("CANCELLED", "the token is no longer good")
 
-    def caller(self, module: str | None) -> Caller:
-        """Who asks, given the module that a frame names (or names not: then the only one that there is).
+    def caller(self, module: str | None, *, is_log: bool = False) -> Caller:
+        """Who asks, or writes to the log, given the module that a frame names (or none: then the only one there is).
 
         Raises:
-            PermissionDenied: the module was this peer's and is unloaded by now.
+            PermissionDenied: the module was this peer's and is down or unloaded by now.
             ProtocolError: it never was: the frame is forged.
         """
         if module is None and len(self.modules) == 1:
-            return next(iter(self.modules.values()))
+            module = next(iter(self.modules))
         caller = self.modules.get(module or "")
-        if caller is not None:
+        if caller is not None and (is_log or module not in self.silenced):
             return caller
-        if module is None or module in self.former:
+        if module is None or module in self.former or module in self.silenced:
             raise PermissionDenied(
                 module=module or "", permission="gateway", resource=self.name, remedy="it is not loaded"
             )
@@ -180,6 +181,15 @@ class Gateway:
             return  # its sidecar has ended; whoever loads the module hears why by the next request
         peer.modules[caller.code] = caller
         peer.former.discard(caller.code)
+        peer.silenced.discard(caller.code)
+
+    def silence_module(self, token: str, code: str, only: Caller) -> None:
+        """As `dismiss_module`, but what it still has to say to the log is heard until it is dismissed."""
+        peer = self._peers.get(_digest(token))
+        if peer is None or peer.modules.get(code) is not only:
+            return
+        peer.silenced.add(code)
+        self._cancel(peer, code, f"module {code!r} is down")
 
     def dismiss_module(self, token: str, code: str, only: Caller | None = None) -> None:
         """Refuse whatever else comes for a module, and cancel what is under way for it. Harmless twice.
@@ -191,9 +201,8 @@ class Gateway:
             return
         del peer.modules[code]
         peer.former.add(code)
-        peer.end_calls(code, "CANCELLED", f"module {code!r} was unloaded")
-        if peer.session is not None:
-            peer.session.cancel_module(code)
+        peer.silenced.discard(code)
+        self._cancel(peer, code, f"module {code!r} was unloaded")
 
     def issue_token(self, code: str) -> str:
         """A token for a gRPC client of the app's own, which then speaks as that module, with its grants.
@@ -278,6 +287,12 @@ class Gateway:
         """Forget all tokens and end all Sessions."""
         for digest in list(self._peers):
             self._dismiss(digest)
+
+    @staticmethod
+    def _cancel(peer: Peer, code: str, problem: str) -> None:
+        peer.end_calls(code, "CANCELLED", problem)
+        if peer.session is not None:
+            peer.session.cancel_module(code)
 
     def _dismiss(self, digest: bytes) -> None:
         peer = self._peers.pop(digest, None)

@@ -81,8 +81,8 @@ class SessionPeer(Protocol):
         """It broke the rules."""
         ...
 
-    def caller(self, module: str | None) -> Caller:
-        """Who asks, given the module that a frame names."""
+    def caller(self, module: str | None, *, is_log: bool = False) -> Caller:
+        """Who asks, or writes to the log, given the module that a frame names."""
         ...
 
 
@@ -195,11 +195,11 @@ class Session:
         share.use()
         under_way.task = self._loop.create_task(self._serve(under_way, caller, message, attachments))
 
-    def _caller(self, message: SessionMessage) -> Caller:
+    def _caller(self, message: SessionMessage, *, is_log: bool = False) -> Caller:
         method = self._gate.methods.get(message.method)
         if message.module is None and method is not None and method.for_sidecar:
             return SIDECAR
-        caller = self._peer.caller(message.module)
+        caller = self._peer.caller(message.module, is_log=is_log)
         if message.deadline_ms is None and message.trace is None:
             return caller
         deadline_s = None if message.deadline_ms is None else message.deadline_ms / 1000
@@ -216,7 +216,7 @@ class Session:
         if message.method != "log.write" or message.bytes:
             raise ProtocolError(f"{self._peer.name}: {message.method[:80]!r} as a notification")
         try:
-            caller = self._caller(message)
+            caller = self._caller(message, is_log=True)
         except ProtocolError:
             raise
         except CoreDenoError:

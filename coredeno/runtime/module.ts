@@ -56,8 +56,10 @@ interface Asked {
   readonly size: number;
 }
 
-// A thread that is not busy is gone a few milliseconds after it was told to end, however short the grace.
+// A thread that is not busy is gone a few milliseconds after it was told to end, however short the grace; on a busy
+// machine later, and where there is no grace, nothing else is waited for.
 const THREAD_END_MS = 100;
+const THREAD_END_AT_ONCE_MS = 500;
 // Acknowledging each log record would cost more than sending it.
 const LOGS_AT_ONCE = LOG_CREDIT / 8;
 // Around the params of a request: ids, the module's code, a trace. A batch has 64 KiB of room for it.
@@ -130,7 +132,7 @@ export class Module implements LinkOwner {
   }
 
   /**
-   * Let the Worker run `dispose` within the grace, then end it; a module that does not run is only ended.
+   * Let the Worker run `dispose` within the grace, then end it; with no grace, or if it does not run, only end it.
    *
    * @returns whether the Worker's thread was seen to be gone.
    */
@@ -143,12 +145,15 @@ export class Module implements LinkOwner {
     const started = performance.now();
     if (this.state === "RUNNING") {
       this.state = "STOPPED";
-      this.link.outbox.put('["dispose"]');
-      await within(grace_ms, this.#disposed.promise);
+      if (grace_ms > 0) {
+        this.link.outbox.put('["dispose"]');
+        await within(grace_ms, this.#disposed.promise);
+      }
     }
     this.#over("STOPPED", wireError("Cancelled", `${this.code}: unloaded`));
     const left_ms = grace_ms - (performance.now() - started);
-    return await within(Math.max(left_ms, THREAD_END_MS), this.link.gone);
+    const least_ms = grace_ms > 0 ? THREAD_END_MS : THREAD_END_AT_ONCE_MS;
+    return await within(Math.max(left_ms, least_ms), this.link.gone);
   }
 
   /** The Session keeps up again. */

@@ -315,6 +315,15 @@ test("a plugin that does not dispose in time is told to end, and clean is whethe
   assert.equal(await spinning.module.unload(1), false);
 });
 
+test("without a grace a plugin is told to end and no more, and its thread has some time for that", async () => {
+  const rig = new Rig().running();
+  rig.link.gone = new Promise((resolve) => setTimeout(resolve, 200));
+  const unloaded = rig.module.unload(0);
+  assert.deepEqual([rig.module.state, rig.link.isOver], ["STOPPED", true]);
+  assert.ok(!rig.toWorker.some(([kind]) => kind === "dispose"));
+  assert.equal(await unloaded, true);
+});
+
 test("a module that ends while it is disposed is not told of as exited", async () => {
   const rig = new Rig().running();
   const unloaded = rig.module.unload(1000);

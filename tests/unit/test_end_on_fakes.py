@@ -10,10 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coredeno import (
-    ModuleState,
-    events,
-)
+from coredeno import ModuleState, RestartPolicy, events
 from coredeno.errors import (
     CoreDenoError,
     InternalError,
@@ -87,6 +84,62 @@ async def test_a_worker_that_ends_by_itself(world_of, isolation):
     say(sidecar, exited(b"a"))
     await world.settle()
     assert [type(event) for event in await world.heard()].count(events.ModuleCrashed) == 1
+
+
+@BOTH
+@pytest.mark.parametrize("restart", [None, RestartPolicy(budget=0), RestartPolicy()])
+async def test_a_module_that_only_says_that_it_has_ended(world_of, caplog, isolation, restart):
+    """From then on it can begin nothing, and what it has begun is over; its last words are heard."""
+    caplog.set_level("INFO")
+    world = await world_of(isolation, restart=restart)
+    module = await world.load("a", "permissions: {run: [tool]}")
+    (plugin,) = world.plugins
+    core, outcomes = plugin._core, []
+    waiting = asyncio.create_task(core.processes.wait(await core.processes.start("tool")))
+
+    async def dispose():
+        core.log("info", "a last word")
+        begun = core.processes.start("tool"), core.store.set("k", "v"), waiting
+        outcomes.extend(await asyncio.gather(*begun, return_exceptions=True))
+
+    plugin.dispose = dispose
+    stopped = []
+    stop_all = world.processes.stop_all
+
+    async def noted(owner=None):
+        stopped.append(len(outcomes))
+        await stop_all(owner)
+
+    world.processes.stop_all = noted
+    say(world.sidecar_of(module), exited(b"a"))
+    await world.settle()
+    assert [type(outcome).__name__ for outcome in outcomes[:2]] == ["PermissionDenied"] * 2
+    assert isinstance(outcomes[2], BaseException)
+    assert stopped == [0, 3]  # at once, and when nothing of it is left
+    assert not world.processes._running
+    assert await world.host.store.get("a", "k") is None
+    assert "a last word" in caplog.text
+
+
+async def test_a_grace_of_nothing_is_none(world_of):
+    """A module whose network is taken from it has no time to dispose of anything there; its thread has some to end."""
+    world = await world_of()
+    module = await world.load("a", NET)
+    sidecar, asked = world.sidecar_of(module), []
+
+    async def unload(_sidecar, params):
+        asked.append(params)
+        await asyncio.Event().wait()
+
+    sidecar._METHODS = {**sidecar._METHODS, "UnloadModule": unload}
+    revoking = asyncio.create_task(world.host.revoke("a", "net"))
+    await world.clock.turn(0.99)
+    assert asked == [{"code": "a", "grace_ms": 0}]
+    assert not sidecar._exit.done()
+    await world.clock.turn(0.01)
+    await revoking
+    assert sidecar._exit.done()
+    assert module.state is ModuleState.STOPPED
 
 
 async def test_a_module_that_is_loaded_again_while_its_former_one_goes(world_of):
