@@ -355,7 +355,7 @@ class Loader:
     # --- what sidecars do by themselves
 
     def sidecar_said(self, home: Home, method: str, params: msgspec.Raw) -> None:
-        """A Worker ended by itself; anything else is no notification that we know."""
+        """A Worker ended by itself, or a neighbour says so for it; anything else is no notification that we know."""
         try:
             if method != "ModuleExited":
                 raise ProtocolError(f"{home.sidecar.order.name}: notification {method[:80]!r}")
@@ -366,7 +366,11 @@ class Loader:
         for module in self._placement.modules_in(home):
             if module.code == exited.code:
                 reason = printable(exited.reason[:500], one_line=True)
-                self._went_down(module, PluginCrashed(module=module.code, reason=reason))
+                guilty = guilty_of(None, home.codes)
+                if not guilty:
+                    self._put_apart(module)
+                crash = PluginCrashed(module=module.code, reason=reason)
+                self._went_down(module, crash, is_to_blame=module.code == guilty)
 
     def sidecar_wrote(self, home: Home, line: str) -> None:
         """Log what a sidecar writes, as its module's where there is only one."""
@@ -380,16 +384,20 @@ class Loader:
     def sidecar_ended(self, home: Home, error: CoreDenoError | None) -> None:
         """All modules in it are down, unless they were being unloaded."""
         modules = self._placement.modules_in(home)
-        guilty = guilty_of(error, [module.code for module in modules])
+        guilty = guilty_of(error, home.codes)
         for module in modules:
             crash = PluginCrashed(
                 module=module.code, reason=str(error) if error else "its sidecar was stopped"
             )
             crash.__cause__ = error
-            if not guilty and module in self._orders:
-                # Nobody can say whose fault it was. Each comes back alone: if it was one of them, it shows itself.
-                self._orders[module] = msgspec.structs.replace(self._orders[module], alone=True)
+            if not guilty:
+                self._put_apart(module)
             self._went_down(module, crash, is_to_blame=module.code == guilty)
+
+    def _put_apart(self, module: Module) -> None:
+        """Nobody can say whose fault it was. Each comes back alone: if it was one of them, it shows itself."""
+        if module in self._orders:
+            self._orders[module] = msgspec.structs.replace(self._orders[module], alone=True)
 
     def _went_down(self, module: Module, error: PluginCrashed, *, is_to_blame: bool = True) -> None:
         revival = self._revival if self._revival is not None and self._revival.knows(module) else None
@@ -409,8 +417,8 @@ class Loader:
             self._leave(module, self._lay_down(module))
 
     async def _lay_down(self, module: Module) -> None:
+        self._bury(module)  # first: that it is down may be a lie of its own
         await self._placement.take_out(module, grace_s=0)
-        self._bury(module)
 
     # --- what its revival wants
 

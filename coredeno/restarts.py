@@ -190,7 +190,7 @@ def guilty_of(error: CoreDenoError | None, codes: Collection[str]) -> str:
 
     Args:
         error: why it ended; it may name a module, which may have left by now.
-        codes: the modules that are in it.
+        codes: the modules that are or were in it.
     """
     if isinstance(error, SidecarExited) and error.module:
         return error.module

@@ -70,6 +70,11 @@ class Home:
         self.number = number
 
     @property
+    def codes(self) -> set[str]:
+        """The codes of all modules that are or were in it: what one of them left behind may run there yet."""
+        return ({place.code for place in self.places} | self.left) - {""}
+
+    @property
     def lone_code(self) -> str:
         """Code of the one module in it, or, when all have left, of the one that was; else empty."""
         codes = {place.code for place in self.places} or self.left

@@ -86,6 +86,7 @@ class Vitals:
         watched: Collection[str],
         hang_s: float,
         limit: HangLimit = "hang_s",
+        is_shared: bool = False,
     ) -> SidecarExited | None:
         """Note that it answered.
 
@@ -95,18 +96,19 @@ class Vitals:
             watched: the modules in it that are held to `hang_s`; what it says of others is nothing.
             hang_s: how long one may be busy.
             limit: the attribute of `Limits` that says so.
+            is_shared: whether several modules are or were in it: any of them may be who answers, for another one.
 
         Returns:
-            Why it must die, or None.
+            Why it must die, or None. It names the module only if that is the only one that it can be.
         """
         self.beat_at = now
         for code in sorted(watched):
             module = beat.modules.get(code)
             if module is not None and module.busy_ms >= hang_s * 1000:
-                what = f"module {code!r} has been busy without a pause"
+                what = f"{'it says that ' if is_shared else ''}module {code!r} has been busy without a pause"
                 if limit == "cancel_grace_s":
                     what += ", past the deadline of a call,"
-                return self._hangs(what, hang_s, limit, code)
+                return self._hangs(what, hang_s, limit, "" if is_shared else code)
         return None
 
     def no_beat(self, *, codes: Collection[str], hang_s: float, limit: HangLimit = "hang_s") -> SidecarExited:

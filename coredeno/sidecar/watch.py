@@ -122,10 +122,10 @@ class SidecarWatch:
         try:
             reply = await home.sidecar.rpc.request("Ping", {}, timeout_s=hang_s)
         except TimeoutError:
-            return home.vitals.no_beat(codes=_codes(home, watched=False), hang_s=hang_s, limit=limit)
+            return home.vitals.no_beat(codes=home.codes, hang_s=hang_s, limit=limit)
         except CoreDenoError:
             return None  # it has ended, and whoever is concerned is told why
-        watched = _codes(home, watched=True) if only is None else only
+        watched = _watched(home) if only is None else only
         return self._heard(home, reply, watched, hang_s, limit)
 
     def _heard(
@@ -142,7 +142,14 @@ class SidecarWatch:
             return ProtocolError(f"{name}: Ping: {error}")
         if home in self._unread:
             self._judge_memory({home: beat.rss_bytes})
-        return home.vitals.take_beat(beat, now=self._clock.now(), watched=watched, hang_s=hang_s, limit=limit)
+        return home.vitals.take_beat(
+            beat,
+            now=self._clock.now(),
+            watched=watched,
+            hang_s=hang_s,
+            limit=limit,
+            is_shared=len(home.codes) > 1,
+        )
 
     # --- memory
 
@@ -236,5 +243,5 @@ def _note_time(times_s: Mapping[Home, float]) -> None:
         home.vitals.cpu_s = cpu_s
 
 
-def _codes(home: Home, *, watched: bool) -> list[str]:
-    return [place.code for place in home.places if place.code and (place.is_watched or not watched)]
+def _watched(home: Home) -> list[str]:
+    return [place.code for place in home.places if place.code and place.is_watched]

@@ -326,18 +326,65 @@ async def test_files_that_are_not_what_they_were(reviving):
 
 @BOTH
 async def test_a_worker_that_ends_by_itself(reviving, isolation):
-    """Its module alone comes back; what shares its sidecar has noticed nothing."""
+    """Its module alone comes back, within its budget where it is alone; a neighbour has noticed nothing."""
     world = await reviving(isolation)
     module, other = await world.load("a"), await world.load("b")
+    if isolation == "worker":  # a neighbour may have said it
+        say(world.sidecar_of(module), exited(b"a"))
+        await back(world, module, 0)
+        assert world.sidecar_of(module) is not world.sidecar_of(other)
+    for wait_s in (1, 2):
+        say(world.sidecar_of(module), exited(b"a"))
+        await world.settle()
+        assert module.state is ModuleState.RESTARTING
+        assert await other.call("echo", 1) == [1]
+        await back(world, module, wait_s)
+        assert await module.call("echo", 1) == [1]
     say(world.sidecar_of(module), exited(b"a"))
     await world.settle()
-    assert module.state is ModuleState.RESTARTING
-    assert await other.call("echo", 1) == [1]
-    await back(world, module, 1)
-    assert await module.call("echo", 1) == [1]
-    assert other.restarts == 0
-    if isolation == "worker":
-        assert world.sidecar_of(module) is world.sidecar_of(other)
+    assert module.state is ModuleState.QUARANTINED
+    assert (other.state, other.restarts) == (ModuleState.RUNNING, 0)
+
+
+async def test_an_end_that_a_neighbour_tells_of(reviving):
+    """However often it says so, and though it was unloaded meanwhile: it costs nobody else any of his budget."""
+    world = await reviving("worker")
+    modules = {code: await world.load(code) for code in "abc"}
+    teller = world.sidecar_of(modules["a"])
+    for _ in range(5):
+        say(teller, exited(b"b"))
+        await back(world, modules["b"], 0)
+    assert modules["b"].restarts == 1
+    await modules["a"].unload()
+    say(teller, exited(b"c"))  # by what it has left behind
+    await back(world, modules["c"], 0)
+    assert modules["c"].restarts == 1
+    assert len({world.sidecar_of(modules[code]) for code in "bc"}) == 2
+
+
+@BOTH
+async def test_a_hang_that_a_neighbour_tells_of(reviving, isolation):
+    """Where several modules share a sidecar, its word names nobody; alone, a module pays for its own hang."""
+    world = await reviving(isolation)
+    modules = [await world.load(code) for code in "ab"]
+
+    async def ping(_sidecar, _params):
+        return {"modules": {"b": {"busy_ms": 99_999}}, "heap_bytes": 0, "rss_bytes": 0}
+
+    def lie():
+        for sidecar in world.alive:
+            sidecar._METHODS = {**sidecar._METHODS, "Ping": ping}
+
+    waits = [1, 2] if isolation == "process" else [0, 1, 2]
+    for wait_s in waits:
+        lie()
+        await world.clock.turn(5)
+        await back(world, modules[1], wait_s)
+        assert len({world.sidecar_of(module) for module in modules}) == 2
+    lie()
+    await world.clock.turn(5)
+    assert [module.state.value for module in modules] == ["RUNNING", "QUARANTINED"]
+    assert modules[0].restarts == len(waits) - 2
 
 
 async def test_nobody_can_say_whose_fault_it_was(reviving):

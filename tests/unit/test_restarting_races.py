@@ -90,9 +90,11 @@ async def test_a_sidecar_whose_end_is_told_twice(world_of):
 
 
 async def test_a_release_while_its_former_self_ends(world_of):
-    """In a shared sidecar the new one comes when nothing of the former one is left, and is not ended in its place."""
+    """The new one comes when nothing of the former one is left, and is not ended in its place."""
     world = await world_of("worker", restart=ONCE)
-    module, _other = await world.load("a"), await world.load("b")
+    module, other = await world.load("a"), await world.load("b")
+    say(world.sidecar_of(module), exited(b"a"))
+    await back(world, module, 0)  # alone: the next one is its own
     supervisor, entered = world.host._parts.supervisor, []
     take_place = supervisor.take_place
 
@@ -111,6 +113,7 @@ async def test_a_release_while_its_former_self_ends(world_of):
     released = await releasing
     assert entered == [False]
     assert await released.call("echo", 1) == [1]
+    assert world.sidecar_of(released) is world.sidecar_of(other)
 
 
 async def test_a_call_of_its_new_life_is_looked_after(world_of):

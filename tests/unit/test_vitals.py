@@ -61,6 +61,18 @@ def test_a_module_that_is_busy_too_long_costs_its_sidecar(busy_ms, dies):
         )
 
 
+def test_what_a_shared_sidecar_says_names_nobody():
+    """Any module in it may have answered, for another one."""
+    errors = [
+        vitals().take_beat(
+            Beat({"m": ModuleBeat(10_000)}), now=7.0, watched=["m"], hang_s=10, is_shared=is_shared
+        )
+        for is_shared in (False, True)
+    ]
+    assert [error and error.module for error in errors] == ["m", ""]
+    assert "s-1: killed: it says that module 'm' has been busy" in str(errors[1])
+
+
 def test_what_is_said_of_others_is_nothing():
     """A module that loads or ends has other deadlines, and one that there is not cannot be busy."""
     beat = Beat({"loading": ModuleBeat(99_999), "invented": ModuleBeat(99_999)})
