@@ -268,6 +268,34 @@ OF_HOST = (
         ("forge_identity", "fd_hijack_forge", "connect_host_socket"),
     ),
     Mutant(
+        "what is down begins nothing",
+        "placement.py",
+        "                self._gateway.silence_module(place.token, module.code, self._callers[module])",
+        "                pass",
+        ("forged_exit_outlives",),
+        (
+            Cut(
+                "placement.py",
+                "        await self._stop_processes(module)\n        await self._supervisor.give_up(place)",
+                "        await self._supervisor.give_up(place)",
+            ),
+        ),
+    ),
+    Mutant(
+        "where several may have said that one has ended, nobody is to blame",
+        "loader.py",
+        "                guilty = guilty_of(None, home.codes)",
+        "                guilty = module.code",
+        ("forged_exit_blames",),
+    ),
+    Mutant(
+        "where several may have said that one hangs, nobody is to blame",
+        "sidecar/vitals.py",
+        'self._hangs(what, hang_s, limit, "" if is_shared else code)',
+        "self._hangs(what, hang_s, limit, code)",
+        ("forged_exit_blames",),
+    ),
+    Mutant(
         "nobody is let in without a token",
         "gateway/gateway.py",
         """        if peer is None:

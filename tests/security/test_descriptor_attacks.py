@@ -9,9 +9,10 @@ import json
 import logging
 from pathlib import Path
 
+import psutil
 import pytest
 
-from coredeno import CoreDenoError, Module, ModuleState
+from coredeno import CoreDenoError, Hooks, Module, ModuleState, RestartPolicy
 from tests.security.arena import Arena, gone
 
 TAKER = """
@@ -120,6 +121,116 @@ async def test_fd_hijack_forge(arena: Arena):
         await attacker.unload()
         await gone(pid)
     assert any("bystander" in reason for reason in reasons), reasons
+
+
+FORGER = """
+    import net from "node:net";
+    let core, socket;
+    export function init(c) { core = c; }
+    function take(fd) {
+        socket ??= new net.Socket({ fd, readable: true, writable: true });
+        socket.on("error", () => {});
+        return socket;
+    }
+    const say = (fd, message) => take(fd).write(JSON.stringify({ jsonrpc: "2.0", ...message }) + "\\n");
+    export function leave(fd, code) {
+        say(fd, { method: "ModuleExited", params: { code, reason: "forged" } });
+    }
+    export function hang(fd, code) {
+        take(fd).on("data", (bytes) => {
+            for (const line of String(bytes).trim().split("\\n")) {
+                const { id, method } = JSON.parse(line);
+                if (method === "Ping") say(fd, { id, result: { modules: { [code]: { busy_ms: 1e6 } }, rss_bytes: 0 } });
+            }
+        });
+    }
+    async function start() {
+        for (;;) {
+            core.processes.start("sleep", ["77777"]).catch(() => {});
+            await new Promise((resolve) => setTimeout(resolve, 2));
+        }
+    }
+    export function stay(fd, code) { leave(fd, code); return start(); }
+    export const dispose = start;
+    export const echo = (value) => value;
+"""
+
+
+class Crashes(Hooks):
+    """Notes why modules went down."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    async def module_crashed(self, module: Module, error: CoreDenoError) -> None:
+        self.reasons.append(str(error))
+
+
+async def wire_of(arena: Arena, crashes: Crashes) -> int:
+    """The number that the JSON-RPC wire has in each sidecar: who forges its own end there is believed."""
+    probe = await arena.attacker(TAKER, code="probe", group="probes")
+    fds = await probe.call("sockets", returns=list[int])
+    await probe.unload()
+    for fd in fds:
+        spy = await arena.attacker(FORGER, code=f"spy-{fd}", group=f"spies-{fd}")
+        await ends(spy, "leave", fd, spy.code)
+        await asyncio.sleep(0.1)
+        await spy.unload()
+        if f"{spy.code}: forged" in crashes.reasons:
+            return fd
+    raise AssertionError(crashes.reasons)
+
+
+def sleepers() -> list[psutil.Process]:
+    """What the forger has started, and runs."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "77777" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
+
+
+async def test_forged_exit_outlives(unopened_arena: Arena):
+    """Who says that it has ended, and goes on, can begin nothing any more; its programs have ended with it."""
+    arena, crashes = unopened_arena, Crashes()
+    arena.hooks = [crashes]
+    arena.config |= {"programs": {"sleep": "/bin/sleep"}}
+    async with arena.open():
+        fd = await wire_of(arena, crashes)
+        attacker = await arena.attacker(FORGER, "permissions: {run: [sleep]}")
+        pid = arena.pid_of(attacker)
+        await ends(attacker, "stay", fd, "attacker")
+        await arena.until_down(attacker)
+        assert str(attacker.error) == "attacker: forged"
+        await attacker.unload()
+        await gone(pid)
+        assert not sleepers()
+
+
+@pytest.mark.isolation("worker")
+@pytest.mark.parametrize("lie", ["leave", "hang"])
+async def test_forged_exit_blames(unopened_arena: Arena, lie: str):
+    """Who tells of a neighbour that it ended or hangs drives it out, and costs it none of its restarts."""
+    arena, crashes = unopened_arena, Crashes()
+    arena.hooks = [crashes]
+    restart = RestartPolicy(first_delay_s=0.01, longest_delay_s=0.01, jitter=0, budget=2, stable_s=60)
+    arena.config |= {"restart": restart, "heartbeat_s": 0.1}
+    async with arena.open():
+        fd = await wire_of(arena, crashes)
+        attacker = await arena.attacker(FORGER)
+        victim = await arena.attacker("export const echo = (value) => value;", code="victim")
+        assert arena.pid_of(attacker) == arena.pid_of(victim)
+        crashes.reasons.clear()
+        for _ in range(8):
+            with contextlib.suppress(CoreDenoError):
+                await attacker.call(lie, fd, "victim", timeout_s=1)
+            await asyncio.sleep(0.4)
+        wanted = "victim: forged" if lie == "leave" else "module 'victim' has been busy"
+        assert any(wanted in reason for reason in crashes.reasons), crashes.reasons
+        assert await victim.call("echo", 1) == 1
+        assert victim.restarts == 1
+        assert victim.state is ModuleState.RUNNING
 
 
 async def test_broadcast_collude(arena: Arena):
