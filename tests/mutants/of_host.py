@@ -279,6 +279,12 @@ OF_HOST = (
                 "        await self._stop_processes(module)\n        await self._supervisor.give_up(place)",
                 "        await self._supervisor.give_up(place)",
             ),
+            Cut("placement.py", '"grace_ms": grace_s * 1000', '"grace_ms": 500'),
+            Cut(
+                "loader.py",
+                "        self._bury(module)  # first: that it is down may be a lie of its own\n",
+                "",
+            ),
         ),
     ),
     Mutant(

@@ -198,14 +198,15 @@ async def test_forged_exit_outlives(unopened_arena: Arena):
     arena.config |= {"programs": {"sleep": "/bin/sleep"}}
     async with arena.open():
         fd = await wire_of(arena, crashes)
-        attacker = await arena.attacker(FORGER, "permissions: {run: [sleep]}")
-        pid = arena.pid_of(attacker)
-        await ends(attacker, "stay", fd, "attacker")
-        await arena.until_down(attacker)
-        assert str(attacker.error) == "attacker: forged"
-        await attacker.unload()
-        await gone(pid)
-        assert not sleepers()
+        for code in ("one", "two", "three"):
+            attacker = await arena.attacker(FORGER, "permissions: {run: [sleep]}", code=code)
+            pid = arena.pid_of(attacker)
+            await ends(attacker, "stay", fd, code)
+            await arena.until_down(attacker)
+            assert str(attacker.error) == f"{code}: forged"
+            await attacker.unload()
+            await gone(pid)
+            assert not sleepers()
 
 
 @pytest.mark.isolation("worker")
