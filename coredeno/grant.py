@@ -167,9 +167,10 @@ def ceiling_of(grants: Grants) -> Policy:
     )
 
 
-def refusal_of(policy: Policy, code: str, permit: Permit) -> str | None:
-    """What would make a policy allow a permit to the module of this code; None if it does."""
-    wanted = grants_of([permit])
+def refusals_of(policy: Policy, code: str, permits: Iterable[Permit]) -> dict[Permit, str]:
+    """Those of some permits that a policy does not allow to the module of this code, with what would make it."""
+    permits = tuple(permits)
+    wanted = grants_of(permits)
     asked = Manifest(
         code=code,
         permissions=Permissions(
@@ -181,8 +182,15 @@ def refusal_of(policy: Policy, code: str, permit: Permit) -> str | None:
         ),
         services={name: tuple(words) for name, words in wanted.services.items()},
     )
-    refused = policy.refusals(asked)
-    return refused[0].remedy if refused else None
+    remedies = {Permit(each.permission, each.resource): each.remedy for each in policy.refusals(asked)}
+    found = {}
+    for permit in permits:
+        # Of a service that it does not allow at all a policy speaks once.
+        whole = Permit(permit.permission, permit.permission.removeprefix("services."))
+        remedy = remedies.get(permit) or remedies.get(whole)
+        if remedy is not None:
+            found[permit] = remedy
+    return found
 
 
 def is_touched(permit: Permit, permission: str, resource: str | None) -> bool:

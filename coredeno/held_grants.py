@@ -12,6 +12,7 @@ from coredeno.errors import PermissionDenied
 from coredeno.grant import Grant, Permit, grants_of, is_touched, permits_in
 from coredeno.interfaces import Clock, Timer
 from coredeno.manifest import Manifest
+from coredeno.optional_permits import OptionalPermits
 from coredeno.permissions import Access, Grants, OpenAccess, check
 
 _TAKEN_BACK: Final = "it was taken back while the request was under way"
@@ -62,6 +63,7 @@ class HeldGrants:
         manifest: the module's.
         signer: the key that signed it, or None.
         grants: what it may do now, grants for once included.
+        optional: what its manifest lets it ask for.
         removals: how often its plugin had been removed when it was loaded (`KeptGrants.removals`).
     """
 
@@ -69,6 +71,7 @@ class HeldGrants:
         self, manifest: Manifest, grants: Grants, *, signer: str | None, clock: Clock, removals: int = 0
     ) -> None:
         self.manifest: Manifest = manifest
+        self.optional: OptionalPermits = OptionalPermits(manifest)
         self.signer: str | None = signer
         self.removals: int = removals
         self.grants: Grants = grants

@@ -162,6 +162,7 @@ def parse_permissions(asked: Any) -> OptionalPermissions:
 
 
 _SHOWN: Final = 80  # characters of a wrong value that an error repeats: enough to recognise it
+_SHOWN_KEY: Final = 128  # and of a field's name; plain YAML has none that are longer
 _LONGEST_GROUP: Final = 128
 
 
@@ -172,7 +173,8 @@ class _At(NamedTuple):
     path: str
 
     def key(self, name: str) -> _At:
-        return _At(self.file, f"{self.path}.{name}" if self.path else name)
+        shown = name if len(name) <= _SHOWN_KEY else name[:_SHOWN_KEY] + "…"
+        return _At(self.file, f"{self.path}.{shown}" if self.path else shown)
 
     def item(self, index: int) -> _At:
         return _At(self.file, f"{self.path}[{index}]")
@@ -243,9 +245,10 @@ def _fields(readers: Mapping[str, _Reader]) -> Callable[[Any, _At], dict[str, An
         for name, inner in _as_dict(value, at).items():
             reader = readers.get(name)
             if reader is None:
-                nearest = difflib.get_close_matches(name.lower(), readers, n=1, cutoff=0.0)[0]
+                # Cut first: it takes quadratic time, and a request for permissions has names of any length.
+                near = difflib.get_close_matches(name[:_SHOWN_KEY].lower(), readers, n=1, cutoff=0.0)[0]
                 known = ", ".join(readers)
-                raise at.key(name).error(f"is not a known field, the nearest is {nearest!r} (of {known})")
+                raise at.key(name).error(f"is not a known field, the nearest is {near!r} (of {known})")
             if inner is not None and inner != "":
                 fields[name] = reader(inner, at.key(name))
         return fields

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -110,24 +110,33 @@ class NetHostSet:
 
     def __init__(self, hosts: Iterable[NetHost]) -> None:
         # By name, which ports; of a wildcard by what follows its star and dot.
-        self._exact: dict[str, set[int | None]] = {}
-        self._beneath: dict[str, set[int | None]] = {}
+        self._exact: dict[str, dict[int | None, NetHost]] = {}
+        self._beneath: dict[str, dict[int | None, NetHost]] = {}
         for host in hosts:
             bare = host.name.removeprefix("*.")
             by_name = self._exact if bare == host.name else self._beneath
-            by_name.setdefault(bare, set()).add(host.port)
+            by_name.setdefault(bare, {})[host.port] = host
 
     def covers(self, host: NetHost) -> bool:
         """Whether one of them covers `host`."""
-        either = {None, host.port}
+        return self.find(host) is not None
+
+    def find(self, host: NetHost) -> NetHost | None:
+        """One that covers `host`, or None."""
         bare = host.name.removeprefix("*.")
-        if bare == host.name and not either.isdisjoint(self._exact.get(bare, ())):
-            return True
+        if bare == host.name and (found := _of_port(self._exact.get(bare), host.port)):
+            return found
         while bare:
-            if not either.isdisjoint(self._beneath.get(bare, ())):
-                return True
+            if found := _of_port(self._beneath.get(bare), host.port):
+                return found
             bare = bare.partition(".")[2]
-        return False
+        return None
+
+
+def _of_port(hosts: Mapping[int | None, NetHost] | None, port: int | None) -> NetHost | None:
+    if hosts is None:
+        return None
+    return hosts.get(port) or hosts.get(None)
 
 
 def parse_net_host(text: str) -> NetHost:

@@ -21,10 +21,9 @@ from coredeno.grant import (
     PermissionRequest,
     Permit,
     ceiling_of,
-    grants_of,
     is_touched,
     permits_of,
-    refusal_of,
+    refusals_of,
 )
 from coredeno.held_grants import HeldGrants, Withdrawn
 from coredeno.hooks import Hooks
@@ -35,6 +34,7 @@ from coredeno.manifest import Manifest, OptionalPermissions, parse_permissions
 from coredeno.permissions import Access, Grants, OpenAccess
 from coredeno.policy import Policy
 from coredeno.services.method import Caller, Method
+from coredeno.services.turns import Turns
 from coredeno.tasks import uninterrupted
 from coredeno.wire.text import printable
 from coredeno.wire.typed import TypedDecoder
@@ -52,6 +52,7 @@ _ENDING_S: Final = (
     5.0  # that requests get to end in which lost their permission; a service may not let itself be cancelled
 )
 _MINUTE_S: Final = 60.0
+_DENIALS_TOLD: Final = 4  # of one request; else a plugin could drown all else that a listener is told
 _AT_NEXT_LOAD: Final = "net takes effect when the plugin is loaded the next time"
 
 _log = logging.getLogger("coredeno.host")
@@ -115,6 +116,7 @@ class PermissionDesk:
         self._held: dict[str, HeldGrants] = {}
         self._patience: dict[str, _Patience] = {}
         self._stopping: set[asyncio.Task[None]] = set()
+        self._turns = Turns(1)
 
     # --- for the loader
 
@@ -129,8 +131,14 @@ class PermissionDesk:
             held = HeldGrants(
                 manifest, grants, signer=signer, clock=self._clock, removals=self._kept.removals(code)
             )
-            for permit in await self._kept.of(code, signer):
-                if self._is_askable(manifest, permit) and refusal_of(self._policy, code, permit) is None:
+            kept = [
+                permit
+                for permit in await self._kept.of(code, signer)
+                if held.optional.entry(permit) is not None
+            ]
+            refused = refusals_of(self._policy, code, kept)
+            for permit in kept:
+                if permit not in refused:
                     held.add(permit, Grant.until_revoked(), self._expired(held))
             self._held[code] = held
         return held
@@ -224,18 +232,23 @@ class PermissionDesk:
 
     async def _query(self, caller: Caller, asked: Asked) -> State:
         held = self._of(caller)
-        wanted = _missing(held, _wanted(asked))
+        async with self._turns.of(caller.code):
+            wanted = _missing(held, _wanted(asked))
+            problem = self._why_not(held, wanted) if wanted else None
+            await asyncio.sleep(0)  # one a turn of the loop: each may be about 64 entries
         if not wanted:
             return State("granted")
-        return State("denied" if self._why_not(held, wanted) else "prompt")
+        return State("denied" if problem else "prompt")
 
     async def _request(self, caller: Caller, asked: Asked) -> Answer:
         held = self._of(caller)
-        wanted = _missing(held, _wanted(asked))
+        async with self._turns.of(caller.code):
+            await asyncio.sleep(0)  # as in `_query`; before it, so that what follows is decided in one turn
+            wanted = _missing(held, _wanted(asked))
+            problem = self._why_not(held, wanted) if wanted else None
         if not wanted:
             return Answer(granted=True)
         code = caller.code
-        problem = self._why_not(held, wanted)
         if problem is not None:
             self._denied(code, wanted, problem)
             return Answer(granted=False, reason=problem)
@@ -330,37 +343,19 @@ class PermissionDesk:
             raise FailedPrecondition(f"permissions: {caller.code!r} is no module that is loaded")
         return caller.held
 
-    def _is_askable(self, manifest: Manifest, permit: Permit) -> bool:
-        return self._entry(manifest, permit) is not None
-
-    def _entry(self, manifest: Manifest, permit: Permit) -> Permit | None:
-        """The entry of the manifest's optional permissions that covers a permit."""
-        optional = manifest.permissions.optional
-        listed = permits_of(optional, optional.services)
-        if permit in listed:
-            return permit
-        for entry in listed:
-            same = entry.permission == permit.permission
-            if same and refusal_of(ceiling_of(grants_of([entry])), "", permit) is None:
-                return entry
-        return None
-
     def _why_not(self, held: HeldGrants, wanted: tuple[Permit, ...]) -> str | None:
-        manifest = held.manifest
         for permit in wanted:
-            if not self._is_askable(manifest, permit):
+            if held.optional.entry(permit) is None:
                 return (
                     f"{permit.permission} {permit.resource!r} is not in permissions.optional of the manifest"
                 )
-            remedy = refusal_of(self._policy, manifest.code, permit)
-            if remedy is not None:
-                return remedy
-        return None
+        refused = refusals_of(self._policy, held.manifest.code, wanted)
+        return next(iter(refused.values()), None)
 
     def _is_impatient(self, held: HeldGrants, patience: _Patience, wanted: tuple[Permit, ...]) -> bool:
         now = self._clock.now()
         for permit in wanted:
-            entry = self._entry(held.manifest, permit)
+            entry = held.optional.entry(permit)
             if entry is not None and now < patience.silent.get(entry, (now, 0))[0]:
                 return True
         if len(patience.asked_at) == LIMIT_A_MINUTE and now - patience.asked_at[0] < _MINUTE_S:
@@ -371,7 +366,7 @@ class PermissionDesk:
     def _be_silent(self, held: HeldGrants, patience: _Patience, wanted: tuple[Permit, ...]) -> None:
         now = self._clock.now()
         for permit in wanted:
-            entry = self._entry(held.manifest, permit)
+            entry = held.optional.entry(permit)
             if entry is not None:
                 last_s = patience.silent.get(entry, (0.0, 0.0))[1]
                 for_s = min(max(2 * last_s, self._config.ask_again_s), _LONGEST_SILENCE_S)
@@ -397,7 +392,10 @@ class PermissionDesk:
         )
 
     def _denied(self, code: str, permits: tuple[Permit, ...], remedy: str) -> None:
-        for permit in permits:
+        told, others = permits[:_DENIALS_TOLD], len(permits) - _DENIALS_TOLD
+        if others > 0:
+            remedy += f"; {others} more of this request were refused"
+        for permit in told:
             self._emit(
                 events.PermissionDenied(
                     module=code, permission=permit.permission, resource=permit.resource, remedy=remedy
@@ -421,6 +419,4 @@ def _wanted(asked: Asked) -> tuple[Permit, ...]:
 
 
 def _missing(held: HeldGrants, wanted: tuple[Permit, ...]) -> tuple[Permit, ...]:
-    has = ceiling_of(held.lasting)
-    code = held.manifest.code
-    return tuple(permit for permit in wanted if refusal_of(has, code, permit) is not None)
+    return tuple(refusals_of(ceiling_of(held.lasting), held.manifest.code, wanted))

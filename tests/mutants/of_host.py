@@ -242,6 +242,20 @@ OF_HOST = (
         ("quota_refusals",),
     ),
     Mutant(
+        "the name of an unknown field is cut before a near one is looked for",
+        "manifest.py",
+        "difflib.get_close_matches(name[:_SHOWN_KEY].lower()",
+        "difflib.get_close_matches(name.lower()",
+        ("quota_asking",),
+    ),
+    Mutant(
+        "of a request for permissions four denials are told",
+        "permission_desk.py",
+        "permits[:_DENIALS_TOLD], len(permits)",
+        "permits, len(permits)",
+        ("quota_asking",),
+    ),
+    Mutant(
         "hosts that are not public are granted by name only",
         "net_ceiling.py",
         "not self._public_ports.isdisjoint({None, host.port}) and host.is_public()",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -111,6 +112,53 @@ async def test_quota_refusals(arena: Arena):
         if isinstance(event, PermissionDenied):
             denials.append(event)
     assert max(len(denial.resource) + len(denial.remedy) for denial in denials) < 8_000
+
+
+OPTIONAL = "permissions: {{optional: {{read: [{paths}], net: [{hosts}]}}}}".format(
+    paths=", ".join(f"g/{number}" for number in range(256)),
+    hosts=", ".join(f"n{number}.example.org" for number in range(256)),
+)
+
+
+async def test_quota_asking(arena: Arena):
+    """Asking for permissions costs the host little: with the longest list of what is optional, and with long names."""
+    attacker = await arena.attacker(
+        """
+        let core;
+        export function init(c) { core = c; }
+        const many = (make) => Array.from({ length: 64 }, (_, i) => make(i));
+        const asked = [
+            { read: many((i) => `g/255/${i}`) },
+            { net: many((i) => `n255.example.org:${i + 1}`) },
+            { read: many((i) => `h/${i}`) },
+            { ["x".repeat(900_000)]: [] },
+        ];
+        export async function go() {
+            const answers = [];
+            for (let round = 0; round < 12; round++) {
+                for (const each of asked) answers.push(core.permissions.query(each).catch((error) => error.name));
+                answers.push(core.permissions.request(asked[round % 2]).catch((error) => error.name));
+                answers.push(core.permissions.request(asked[2]).then((answer) => answer.reason.slice(0, 14)));
+            }
+            return [...new Set((await Promise.all(answers)).map((each) => each.state ?? each.reason ?? each))].sort();
+        }
+        """,
+        OPTIONAL,
+    )
+    events = arena.host.events()
+    assert await attacker.call("go", timeout_s=30) == [
+        "InvalidArgument",
+        "denied",
+        "files.read 'h/",
+        "prompt",
+        "the app does not grant it",
+        "the app was asked not long ago, and is not asked again yet",
+    ]
+    denials = 0
+    with contextlib.suppress(TimeoutError):
+        while True:
+            denials += isinstance(await asyncio.wait_for(anext(events), 0.2), PermissionDenied)
+    assert denials <= 4 * 24  # of each request some, however many it was for
 
 
 ESCALATION = """

@@ -15,7 +15,7 @@ from coredeno.grant import (
     is_touched,
     permits_in,
     permits_of,
-    refusal_of,
+    refusals_of,
 )
 from coredeno.grant_records import is_of, parse, record_key, stored
 from coredeno.manifest import parse_manifest
@@ -65,14 +65,14 @@ def test_permits_of_a_manifest():
 @given(st.sampled_from(permits_in(ALL)))
 def test_a_ceiling_of_grants_allows_them(permit):
     """What a module has is covered by what it has, and by nothing less."""
-    assert refusal_of(ceiling_of(ALL), "m", permit) is None
-    assert refusal_of(ceiling_of(Grants()), "m", permit) is not None
-    assert refusal_of(Policy(), "m", permit) is None
+    assert refusals_of(ceiling_of(ALL), "m", [permit]) == {}
+    assert list(refusals_of(ceiling_of(Grants()), "m", [permit])) == [permit]
+    assert refusals_of(Policy(), "m", [permit]) == {}
 
 
 def test_a_host_that_is_called_public_covers_itself_only():
     """A granted host of that name is not taken for all public hosts."""
-    assert refusal_of(ceiling_of(Grants(net=("public", "public:80"))), "m", Permit("net", "example.com"))
+    assert refusals_of(ceiling_of(Grants(net=("public", "public:80"))), "m", [Permit("net", "example.com")])
 
 
 @pytest.mark.parametrize(

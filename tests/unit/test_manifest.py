@@ -16,6 +16,7 @@ from coredeno.manifest import (
     Permissions,
     StoreGroups,
     parse_manifest,
+    parse_permissions,
 )
 
 SEED = b"""
@@ -407,3 +408,10 @@ def test_long_lists_are_refused(field: str, entry: str):
     parse_manifest(manifest(256), file="view.yml")
     with pytest.raises(ManifestError, match="has 257 entries, wanted at most 256"):
         parse_manifest(manifest(257), file="view.yml")
+
+
+def test_an_unknown_field_is_repeated_in_part():
+    """A request for permissions has names of any length: neither the error nor the search for a near one has."""
+    with pytest.raises(ManifestError, match="the nearest is 'read'") as caught:
+        parse_permissions({"read" * 1_000_000: []})
+    assert len(str(caught.value)) < 500
