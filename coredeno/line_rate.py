@@ -16,11 +16,6 @@ class LineRate:
         self._passed = 0
         self._dropped = 0
 
-    @property
-    def dropped(self) -> int:
-        """How many were dropped since `take_dropped`."""
-        return self._dropped
-
     def passes(self, now_s: float) -> bool:
         """Whether a line that comes now goes through."""
         if now_s - self._second_began >= 1:
