@@ -408,6 +408,9 @@ def _open(_caller: Caller, _params: Any) -> Access:
 
 
 def _wanted(asked: Asked) -> tuple[Permit, ...]:
+    entries = sum(map(_entries, asked.permissions.values()))
+    if entries > LIMIT_ASKED:  # before each is read: there may be as many as a message holds
+        raise InvalidArgument(f"permissions: {entries:,} entries, wanted 1 to {LIMIT_ASKED}")
     try:
         permissions: OptionalPermissions = parse_permissions(asked.permissions)
     except ManifestError as error:
@@ -416,6 +419,13 @@ def _wanted(asked: Asked) -> tuple[Permit, ...]:
     if not 1 <= len(permits) <= LIMIT_ASKED:
         raise InvalidArgument(f"permissions: {len(permits)} entries, wanted 1 to {LIMIT_ASKED}")
     return permits
+
+
+def _entries(value: object) -> int:
+    """How many a field has: a list has its own, `store` and `services` those of their lists."""
+    if isinstance(value, dict):
+        return sum(max(1, len(inner)) if isinstance(inner, list) else 1 for inner in value.values())
+    return len(value) if isinstance(value, list) else 1
 
 
 def _missing(held: HeldGrants, wanted: tuple[Permit, ...]) -> tuple[Permit, ...]:

@@ -226,6 +226,39 @@ async def test_what_may_not_be_asked(tmp_path, permissions, why):
         assert asking.requests == []
 
 
+async def test_the_loop_turns_between_requests(tmp_path):
+    """One a turn, however many are asked at once: others are not kept waiting for all of them."""
+    async with world_of(tmp_path) as world:
+        module = await world.load()
+        turns = 0
+
+        async def count():
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        counting = asyncio.create_task(count())
+        queries = [module.call("query", PHOTOS) for _ in range(40)]
+        assert await asyncio.gather(*queries) == ["prompt"] * 40
+        counting.cancel()
+        assert turns >= 40
+
+
+async def test_what_is_far_too_much_is_not_read(tmp_path, monkeypatch):
+    """Its entries are counted first: reading each of as many as a message holds would take the loop's time."""
+
+    def read(_asked):
+        pytest.fail("it was read")
+
+    monkeypatch.setattr("coredeno.permission_desk.parse_permissions", read)
+    async with world_of(tmp_path) as world:
+        module = await world.load()
+        for permissions in ({"read": ["p"] * 65}, {"services": {f"s{n}": ["a", "b"] for n in range(33)}}):
+            with pytest.raises(PluginRaised, match=r"6[56] entries, wanted 1 to 64"):
+                await module.call("query", permissions)
+
+
 @pytest.mark.parametrize(
     "permissions",
     [{}, {"read": [".."]}, {"reed": ["a"]}, {"read": "a"}, {"read": [f"p{n}" for n in range(65)]}],
